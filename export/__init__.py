@@ -1,0 +1,1 @@
+"""From a checkpoint to ``onnx/model.onnx`` in a deployment directory."""

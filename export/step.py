@@ -1,0 +1,217 @@
+"""The export step: a checkpoint becomes a deployment directory with ``onnx/model.onnx``."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from albert_deploy.export.checkpoint import Source, find_checkpoint, identify_task, load_model
+from albert_deploy.runtime.contract import (
+    FAMILIES,
+    TASKS,
+    VARIANTS,
+    input_specs,
+    output_specs,
+)
+from albert_deploy.runtime.directory import check_replaceable, publish, staged
+from albert_deploy.runtime.errors import InputError
+from albert_deploy.runtime.manifest import (
+    FORMAT_VERSION,
+    MANIFEST_NAME,
+    file_record,
+    is_intact,
+    read_manifest,
+    write_json,
+    write_manifest,
+)
+from albert_deploy.runtime.measure import measured
+
+_TOOLS = ("albert-deploy", "torch", "transformers", "onnx", "onnx-ir", "onnxscript", "onnxruntime")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportConfig:
+    """How to export.
+
+    Args:
+        task: ``auto`` or a key of ``TASKS``.
+        revision: Hub revision; None for the default branch.
+        allow_pickle: Read ``pytorch_model.bin``, with ``weights_only=True``.
+        force: Replace a deployment directory that another export made.
+    """
+
+    task: str = "auto"
+    revision: str | None = None
+    allow_pickle: bool = False
+    force: bool = False
+
+
+def export(source: str, config: ExportConfig, *, out: Path) -> dict[str, Any]:
+    """Export a checkpoint into a deployment directory, unless it is there already.
+
+    Args:
+        source: Local folder, shipped sample or hub id.
+        config: Options.
+        out: Deployment directory; it appears whole or not at all.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        InputError: The checkpoint cannot be used, or ``out`` holds something else.
+        ContractError: The exported file breaks an invariant.
+        MachineError: Disk full or hub out of reach.
+    """
+    found = find_checkpoint(source, revision=config.revision, allow_pickle=config.allow_pickle)
+    task = identify_task(found.config, config.task)
+    current = reusable(out, found, task, force=config.force)
+    if current is not None:
+        return current
+    with staged(out) as work:
+        manifest = export_into(work, found, task)
+        publish(work, out)
+    return manifest
+
+
+def reusable(out: Path, source: Source, task: str, *, force: bool) -> dict[str, Any] | None:
+    """Return the manifest of ``out`` if it holds this very export, None if it may be written.
+
+    Raises:
+        InputError: It holds something else, and ``force`` is not given or does not apply.
+    """
+    if not check_replaceable(out):
+        return None
+    if force:
+        return None
+    manifest = read_manifest(out)
+    same = (
+        manifest["source"]["sha256"] == source.sha256
+        and manifest["source"]["config"] == source.config
+        and manifest["task"] == task
+        and manifest["versions"] == tool_versions()
+    )
+    files = [n for n in manifest["files"] if not n.startswith(("onnx/", "reports/"))]
+    if same and all(is_intact(out, manifest, n) for n in [VARIANTS["fp32"].file, *files]):
+        return manifest
+    raise InputError(
+        f"{out} already holds an export of {manifest['source']['path']} ({manifest['task']}) "
+        "that differs from this one (source, task, tool versions or changed files); "
+        "pass --force to replace it or choose another --out"
+    )
+
+
+def export_into(work: Path, source: Source, task: str) -> dict[str, Any]:
+    """Write a complete fp32 deployment directory into an empty folder; return its manifest."""
+    from albert_deploy.export.attention import register
+    from albert_deploy.export.checks import check_artifact
+    from albert_deploy.export.naming import (
+        canonical_names,
+        name_constants,
+        name_initializers,
+        name_nodes,
+    )
+    from albert_deploy.export.normalize import drop_annotations, normalize
+    from albert_deploy.export.onnx_file import save
+    from albert_deploy.export.to_onnx import OPSET, trace
+    from albert_deploy.export.tokenizer import write_tokenizer
+
+    family = source.config["model_type"]
+    text = write_tokenizer(source.path, work, source.config)
+    with measured() as loading:
+        loaded = load_model(source, task, attention=register())
+        # The class fills in what an old config.json leaves out.
+        config = source.config | loaded.model.config.to_dict() | {"model_type": family}
+    with measured() as tracing:
+        model = trace(loaded.model, task, config)
+        passes = normalize(model)
+        name_initializers(model, canonical_names(loaded.model))
+        name_constants(model)
+        name_nodes(model, family, uses=_layer_uses(config), inner=_inner_layers(config))
+        drop_annotations(model)
+    versions = tool_versions()
+    model.producer_name, model.producer_version = "albert-deploy", versions["albert-deploy"]
+    # The oldest that opset 20 allows, so that older runtimes read the file too.
+    model.ir_version = 9
+    model.graph.name = f"{family}-{task}"
+    model.metadata_props.clear()
+    model.metadata_props.update(
+        {"source_sha256": source.sha256, "task": task}
+        | {f"version_{k}": v for k, v in versions.items()}
+    )
+    path = work / VARIANTS["fp32"].file
+    inputs, outputs = input_specs(TASKS[task]), output_specs(TASKS[task], config)
+    with measured() as writing:
+        save(model, path)
+        parameter_bytes, ignored = loaded.parameter_bytes, loaded.ignored
+        # The parameters back the graph's weights; both go before the file is read again.
+        del model, loaded
+        check_artifact(
+            path, variant="fp32", parameter_bytes=parameter_bytes, inputs=inputs, outputs=outputs
+        )
+    architecture = FAMILIES[family] + TASKS[task].architecture
+    write_json(work / "config.json", source.config | {"architectures": [architecture]})
+    manifest = {
+        "format": FORMAT_VERSION,
+        "task": task,
+        "source": source.to_json() | {"ignored_tensors": list(ignored)},
+        "contract": {
+            "family": family,
+            "inputs": [spec.to_json() for spec in inputs],
+            "outputs": [spec.to_json() for spec in outputs],
+            "labels": _labels(config),
+            "problem_type": _problem_type(config, task),
+            **text,
+        },
+        "parameter_bytes": parameter_bytes,
+        "opset": OPSET,
+        "versions": versions,
+        "files": {
+            str(p.relative_to(work)): file_record(p) for p in sorted(work.rglob("*")) if p.is_file()
+        },
+        "steps": {
+            "load": loading.to_json(),
+            "trace": tracing.to_json() | {"passes": passes},
+            "write": writing.to_json(),
+        },
+        "variants": {"fp32": {"file": VARIANTS["fp32"].file}},
+    }
+    write_manifest(work, manifest)
+    return manifest
+
+
+def tool_versions() -> dict[str, str]:
+    """Return the versions of the tools that shape an artifact."""
+    versions = {"python": platform.python_version()}
+    for name in _TOOLS:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = "absent"
+    return versions
+
+
+def _layer_uses(config: dict[str, Any]) -> int:
+    return int(config["num_hidden_layers"]) * _inner_layers(config)
+
+
+def _inner_layers(config: dict[str, Any]) -> int:
+    return int(config.get("inner_group_num", 1))
+
+
+def _labels(config: dict[str, Any]) -> list[str]:
+    labels = config.get("id2label") or {}
+    return [str(labels[key]) for key in sorted(labels, key=int)]
+
+
+def _problem_type(config: dict[str, Any], task: str) -> str | None:
+    if task != "text-classification":
+        return None
+    if config.get("problem_type"):
+        return str(config["problem_type"])
+    return "regression" if len(_labels(config)) == 1 else "single_label_classification"
+
+
+__all__ = ["MANIFEST_NAME", "ExportConfig", "export", "export_into", "reusable", "tool_versions"]

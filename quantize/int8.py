@@ -1,0 +1,197 @@
+"""Dynamic INT8: int8 weights per output channel, uint8 activations measured at run time.
+
+Standard ONNX only: ``DynamicQuantizeLinear`` and ``MatMulInteger``, in the pattern that ONNX
+Runtime fuses into one kernel.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from albert_deploy.quantize.coverage import weight_uses
+
+_QMAX = 127
+
+
+@dataclass(frozen=True, kw_only=True)
+class Int8Config:
+    """Dynamic INT8.
+
+    Args:
+        min_columns: A matrix outside the encoder with fewer output columns stays float32: a
+            classifier of two columns gains nothing and is the last to round the answer.
+    """
+
+    min_columns: int = 64
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        if self.min_columns < 1:
+            raise ValueError(f"min_columns is {self.min_columns}; it must be at least 1")
+
+
+def int8_exceptions(model: ir.Model, config: Int8Config) -> dict[str, str]:
+    """Return the weights that stay float32, each with its reason."""
+    reasons = {}
+    for name, nodes in weight_uses(model).items():
+        tensor = model.graph.initializers[name].const_value
+        rows, columns = (int(n) for n in tensor.shape[-2:]) if tensor is not None else (0, 0)
+        if all(n.op_type == "Gather" for n in nodes) and ".word_embeddings." not in f".{name}":
+            reasons[name] = f"table of {rows} rows, small and added to every token"
+        elif (
+            all(n.op_type == "MatMul" for n in nodes)
+            and ".encoder." not in f".{name}"
+            and columns < config.min_columns
+        ):
+            reasons[name] = f"output layer of {columns} columns outside the encoder"
+    return reasons
+
+
+def quantize_weight(
+    weight: npt.NDArray[np.float32], axis: int
+) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
+    """Quantize symmetrically, one scale for each index of ``axis``.
+
+    Args:
+        weight: float32 [rows, columns].
+        axis: Axis that keeps its scale: 1 for a multiplied matrix, 0 for a looked-up table.
+
+    Returns:
+        int8 values of the same shape in -127..127 and float32 scales [size of axis], with
+        ``weight ≈ values * scales`` within half a scale. An all-zero channel gets scale 1.
+    """
+    peak = np.abs(weight).max(axis=1 - axis)
+    scale = np.where(peak > 0, peak / _QMAX, 1.0).astype(np.float32)
+    # A denormal peak can underflow to a zero scale.
+    scale[scale == 0] = np.finfo(np.float32).tiny
+    shape = [1, 1]
+    shape[axis] = -1
+    values = np.rint(weight / scale.reshape(shape)).clip(-_QMAX, _QMAX)
+    return values.astype(np.int8), scale
+
+
+def to_int8(model: ir.Model, config: Int8Config) -> int:
+    """Convert a normalized float32 graph in place.
+
+    Each weight is stored once, whatever its number of uses; activations that feed several
+    products are quantized once.
+
+    Args:
+        model: Normalized graph.
+        config: Options.
+
+    Returns:
+        Number of nodes converted.
+    """
+    kept = int8_exceptions(model, config)
+    activations: dict[ir.Value, ir.Node] = {}
+    count = 0
+    for name, nodes in weight_uses(model).items():
+        if name in kept:
+            continue
+        source = model.graph.initializers[name]
+        tensor = source.const_value
+        if tensor is None:
+            continue
+        # A tied matrix is looked up by row and multiplied transposed: rows are its channels
+        # in both, so one set of scales serves both.
+        axis = 0 if any(n.op_type == "Gather" for n in nodes) else 1
+        values, scale = quantize_weight(tensor.numpy(), axis)
+        stored = _initializer(model, f"{name}_int8", values)
+        scales = _initializer(model, f"{name}_scale", scale)
+        turned = _turn(model, source, stored)
+        for node in nodes:
+            if node.op_type == "Gather":
+                _replace_gather(model, node, stored, scales)
+            else:
+                matrix = stored if node.inputs[1] is source else turned
+                _replace_matmul(model, node, matrix, scales, activations)
+            count += 1
+        _drop(model, source)
+    return count
+
+
+def _replace_matmul(
+    model: ir.Model,
+    node: ir.Node,
+    matrix: ir.Value | None,
+    scales: ir.Value,
+    activations: dict[ir.Value, ir.Node],
+) -> None:
+    source = node.inputs[0]
+    if source is None or matrix is None:
+        raise ValueError(f"{node.name} has no activation or no matrix")
+    stem = (node.name or "").removesuffix("/MatMul")
+    new = []
+    if source not in activations:
+        activations[source] = _node(
+            "DynamicQuantizeLinear", [source], f"{stem}/DynamicQuantizeLinear", outputs=3
+        )
+        new.append(activations[source])
+    quantized, scale, zero = activations[source].outputs
+    product = _node("MatMulInteger", [quantized, matrix, zero], f"{stem}/MatMulInteger")
+    real = _node("Cast", [product.outputs[0]], f"{stem}/Cast", to=int(ir.DataType.FLOAT))
+    factor = _node("Mul", [scale, scales], f"{stem}/Mul_scale")
+    result = _node("Mul", [real.outputs[0], factor.outputs[0]], f"{stem}/Mul")
+    _replace(model, node, [*new, product, real, factor, result])
+
+
+def _replace_gather(model: ir.Model, node: ir.Node, table: ir.Value, scales: ir.Value) -> None:
+    ids = node.inputs[1]
+    stem = (node.name or "").removesuffix("/Gather")
+    rows = _node("Gather", [table, ids], f"{stem}/Gather_int8", axis=0)
+    real = _node("Cast", [rows.outputs[0]], f"{stem}/Cast", to=int(ir.DataType.FLOAT))
+    scale = _node("Gather", [scales, ids], f"{stem}/Gather_scale", axis=0)
+    last = _initializer(model, "const_int64_last_axis", np.array([-1], dtype=np.int64))
+    column = _node("Unsqueeze", [scale.outputs[0], last], f"{stem}/Unsqueeze")
+    result = _node("Mul", [real.outputs[0], column.outputs[0]], f"{stem}/Mul")
+    _replace(model, node, [rows, real, scale, column, result])
+
+
+def _node(
+    op_type: str, inputs: list[ir.Value | None], name: str, *, outputs: int = 1, **attributes: int
+) -> ir.Node:
+    node = ir.node(op_type, inputs, attributes or None, num_outputs=outputs, name=name)
+    for i, value in enumerate(node.outputs):
+        value.name = f"{name}/output_{i}"
+    return node
+
+
+def _replace(model: ir.Model, node: ir.Node, new: list[ir.Node]) -> None:
+    ir.convenience.replace_nodes_and_values(
+        model.graph, node, [node], new, [node.outputs[0]], [new[-1].outputs[0]]
+    )
+
+
+def _turn(model: ir.Model, source: ir.Value, stored: ir.Value) -> ir.Value | None:
+    """Give the tied matrix's ``Transpose`` its int8 counterpart."""
+    for node, _ in source.uses():
+        if node.op_type == "Transpose":
+            turned = _node("Transpose", [stored], f"{node.name}_int8")
+            turned.attributes["perm"] = ir.AttrInt64s("perm", [1, 0])
+            model.graph.insert_before(node, turned)
+            return turned.outputs[0]
+    return None
+
+
+def _initializer(model: ir.Model, name: str, array: npt.NDArray[np.generic]) -> ir.Value:
+    if name in model.graph.initializers:
+        return model.graph.initializers[name]
+    tensor = ir.tensor(array, name=name)
+    value = ir.Value(
+        name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor
+    )
+    model.graph.register_initializer(value)
+    return value
+
+
+def _drop(model: ir.Model, value: ir.Value) -> None:
+    for node, _ in list(value.uses()):
+        if node.op_type == "Transpose" and not node.outputs[0].uses():
+            model.graph.remove(node, safe=True)
+    if not value.uses() and value.name is not None:
+        del model.graph.initializers[value.name]

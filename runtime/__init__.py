@@ -1,0 +1,1 @@
+"""Run a deployment directory: numpy, tokenizers and one engine, never torch."""

@@ -1,0 +1,78 @@
+"""Every error this project raises on purpose, and the exit code of each.
+
+::
+
+    AlbertDeployError
+    ├── InputError        3  the checkpoint, data, directory or text given cannot be used
+    ├── ContractError     4  sharing, coverage or heads: the artifact is not what was asked for
+    ├── ParityError       5  outputs differ from the fp32 source by more than the limit
+    ├── AccuracyError     6  the task score dropped by more than the gate allows
+    ├── UndecidedError    8  the evidence does not suffice for a verdict
+    └── MachineError      9  this machine lacks a package, a device, disk space or a network
+
+Code 0 is a pass, 2 a usage error, 7 is kept for performance gates, 10 is an internal
+error (a bug here) and 130 an interrupt.
+"""
+
+from __future__ import annotations
+
+EXIT_PASS = 0
+EXIT_USAGE = 2
+EXIT_INTERNAL = 10
+EXIT_INTERRUPTED = 130
+
+
+class AlbertDeployError(Exception):
+    """Root of the tree; its message says what was got, what was wanted and what to do."""
+
+    exit_code = EXIT_INTERNAL
+
+
+class InputError(AlbertDeployError):
+    """The checkpoint, data, directory or text that was given cannot be used."""
+
+    exit_code = 3
+
+
+class ContractError(AlbertDeployError):
+    """An artifact breaks an invariant: sharing, coverage, heads or recorded bytes."""
+
+    exit_code = 4
+
+
+class ParityError(AlbertDeployError):
+    """Outputs differ from those of the fp32 source by more than the limit."""
+
+    exit_code = 5
+
+
+class AccuracyError(AlbertDeployError):
+    """The task score dropped by more than the gate allows."""
+
+    exit_code = 6
+
+
+class UndecidedError(AlbertDeployError):
+    """The evidence at hand does not suffice for a verdict."""
+
+    exit_code = 8
+
+
+class MachineError(AlbertDeployError):
+    """This machine cannot do it: a package, a device, disk space or a network is missing."""
+
+    exit_code = 9
+
+
+EXIT_CODES: dict[int, str] = {
+    EXIT_PASS: "pass",
+    EXIT_USAGE: "usage: an option or argument is wrong",
+    InputError.exit_code: "bad input: checkpoint, data, directory or text",
+    ContractError.exit_code: "contract breach: sharing, coverage, heads or recorded bytes",
+    ParityError.exit_code: "parity breach: outputs differ too much from the fp32 source",
+    AccuracyError.exit_code: "accuracy breach: the task score dropped too far",
+    UndecidedError.exit_code: "undecided: the evidence does not suffice",
+    MachineError.exit_code: "not possible on this machine",
+    EXIT_INTERNAL: "internal error",
+    EXIT_INTERRUPTED: "interrupted",
+}

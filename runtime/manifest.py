@@ -1,0 +1,135 @@
+"""``manifest.json`` and the atomic writes that a deployment directory is made of."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from albert_deploy.runtime.errors import ContractError, InputError, MachineError
+
+MANIFEST_NAME = "manifest.json"
+FORMAT_VERSION = 1
+
+
+def sha256_of(path: Path) -> str:
+    """Return the hexadecimal SHA-256 of a file, read in 1 MiB blocks."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[IO[bytes]]:
+    """Open ``path`` for an atomic write: it appears whole when the block ends, or not at all.
+
+    Raises:
+        MachineError: The disk is full.
+        InputError: The folder cannot be written.
+    """
+    temporary: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(
+            dir=path.parent, prefix=f".{path.name}.", suffix=".tmp", delete=False
+        ) as file:
+            temporary = Path(file.name)
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
+    except OSError as error:
+        raise os_failure(error, path) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write ``value`` as indented JSON, atomically. NaN and infinity are refused."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    write_text(path, text + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text atomically."""
+    with writing(path) as file:
+        file.write(text.encode())
+
+
+def os_failure(error: OSError, path: Path) -> InputError | MachineError:
+    """Turn an operating system error on ``path`` into one that says what to do."""
+    reason = error.strerror or str(error)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return MachineError(f"cannot write {path}: {reason}; free some space and run again")
+    return InputError(f"cannot write {path}: {reason}; choose an output that can be written")
+
+
+def read_manifest(directory: Path) -> dict[str, Any]:
+    """Read the manifest of a deployment directory.
+
+    Raises:
+        InputError: No manifest there, or one that this version cannot read.
+    """
+    path = directory / MANIFEST_NAME
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(
+            f"{directory} is not a deployment directory: it has no {MANIFEST_NAME}; "
+            f"make one with: albert-deploy export SOURCE --out {directory}"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read {path}: {error}; export the checkpoint again") from error
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT_VERSION:
+        raise InputError(
+            f"{path} has format {manifest.get('format') if isinstance(manifest, dict) else '?'}, "
+            f"this version reads {FORMAT_VERSION}; export the checkpoint again"
+        )
+    return manifest
+
+
+def write_manifest(directory: Path, manifest: dict[str, Any]) -> None:
+    """Write the manifest of a deployment directory, atomically."""
+    write_json(directory / MANIFEST_NAME, manifest)
+
+
+def file_record(path: Path) -> dict[str, Any]:
+    """Return what the manifest keeps of a file: its SHA-256 and its size in bytes."""
+    return {"sha256": sha256_of(path), "bytes": path.stat().st_size}
+
+
+def is_intact(directory: Path, manifest: dict[str, Any], name: str) -> bool:
+    """Tell whether file ``name`` is there with the bytes that the manifest recorded."""
+    record = manifest["files"].get(name)
+    path = directory / name
+    return record is not None and path.is_file() and sha256_of(path) == record["sha256"]
+
+
+def check_file(directory: Path, manifest: dict[str, Any], name: str) -> Path:
+    """Return the path of a recorded file after comparing its SHA-256.
+
+    Raises:
+        InputError: The manifest has no such file.
+        ContractError: The file is missing or its bytes are not those recorded.
+    """
+    if name not in manifest["files"]:
+        raise InputError(f"{directory} holds no {name}; it holds: {', '.join(manifest['files'])}")
+    if not is_intact(directory, manifest, name):
+        raise ContractError(
+            f"{directory / name} is missing or is not the file that the manifest recorded; "
+            "export or quantize again"
+        )
+    return directory / name
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

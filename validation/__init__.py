@@ -1,0 +1,1 @@
+"""Evidence that each variant still does what the fp32 source does."""
