@@ -70,7 +70,9 @@ class Loaded:
     parameter_bytes: int
 
 
-def find_checkpoint(given: str, *, revision: str | None = None, allow_pickle: bool = False) -> Source:
+def find_checkpoint(
+    given: str, *, revision: str | None = None, allow_pickle: bool = False
+) -> Source:
     """Find a local folder, a shipped sample or a hub id, and check its files.
 
     Raises:
@@ -81,7 +83,9 @@ def find_checkpoint(given: str, *, revision: str | None = None, allow_pickle: bo
     config = _read_config(path)
     weights = _weight_files(path, allow_pickle)
     digests = [sha256_of(file) for file in weights]
-    sha256 = digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
+    sha256 = (
+        digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
+    )
     return Source(
         given=given, path=path, revision=commit, config=config, weights=weights, sha256=sha256
     )
@@ -143,15 +147,23 @@ def load_model(source: Source, task: str, *, attention: str = "eager") -> Loaded
         arguments: dict[str, Any] = {"config": config, "dtype": torch.float32}
         if source.weights[0].suffix == ".bin":
             model, info = model_class.from_pretrained(
-                None, state_dict=_unpickle(source.weights), attn_implementation=attention,
-                ignore_mismatched_sizes=True, output_loading_info=True, **arguments,
+                None,
+                state_dict=_unpickle(source.weights),
+                attn_implementation=attention,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+                **arguments,
             )
         else:
             _check_safetensors(source.weights)
             model, info = model_class.from_pretrained(
-                source.path, use_safetensors=True, local_files_only=True,
-                attn_implementation=attention, ignore_mismatched_sizes=True,
-                output_loading_info=True, **arguments,
+                source.path,
+                use_safetensors=True,
+                local_files_only=True,
+                attn_implementation=attention,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+                **arguments,
             )
     except (OSError, ValueError, TypeError, KeyError, RuntimeError, AttributeError) as error:
         raise InputError(
@@ -297,8 +309,10 @@ def _check_fit(source: Source, task: str, name: str, info: Mapping[str, Any]) ->
             f"{name} also needs {_listed(missing)}; pass the --task that it was trained for"
         )
     if info["mismatched_keys"]:
-        parts = [f"{k} is {_shape(a)}, config.json says {_shape(b)}"
-                 for k, a, b in sorted(info["mismatched_keys"])]
+        parts = [
+            f"{k} is {_shape(a)}, config.json says {_shape(b)}"
+            for k, a, b in sorted(info["mismatched_keys"])
+        ]
         raise InputError(f"{source.given}: config.json contradicts the weights: {_listed(parts)}")
     unexpected = sorted(k for k in info["unexpected_keys"] if not k.endswith(_BUFFERS))
     backbone = [k for k in unexpected if ".encoder." in f".{k}" or ".embeddings." in f".{k}"]

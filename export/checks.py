@@ -52,7 +52,8 @@ def check_heads(
 ) -> None:
     """Fail when inputs and outputs are not the contract's: names, dtypes, axes, all of them."""
     for kind, values, specs in (
-        ("input", model.graph.inputs, inputs), ("output", model.graph.outputs, outputs)
+        ("input", model.graph.inputs, inputs),
+        ("output", model.graph.outputs, outputs),
     ):
         got = [_describe(v) for v in values]
         wanted = [f"{s.name}: {s.dtype} [{', '.join(str(a) for a in s.axes)}]" for s in specs]

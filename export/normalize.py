@@ -114,9 +114,7 @@ def split_gemm(model: ir.Model) -> int:
             made.metadata_props.update(node.metadata_props)
         old, out = node.outputs[0], total.outputs[0]
         out.shape, out.type = old.shape, old.type
-        ir.convenience.replace_nodes_and_values(
-            model.graph, node, [node], new, [old], [out]
-        )
+        ir.convenience.replace_nodes_and_values(model.graph, node, [node], new, [old], [out])
         count += 1
     return count
 
@@ -151,7 +149,9 @@ def merge_transposes(model: ir.Model) -> int:
     """Write two ``Transpose`` nodes in a row as one, as the keys of attention have them."""
     count = 0
     for node in list(model.graph):
-        first = node.inputs[0].producer() if node.op_type == "Transpose" and node.inputs[0] else None
+        first = (
+            node.inputs[0].producer() if node.op_type == "Transpose" and node.inputs[0] else None
+        )
         if first is None or first.op_type != "Transpose" or len(node.inputs[0].uses()) != 1:
             continue
         inner, outer = first.attributes["perm"].as_ints(), node.attributes["perm"].as_ints()
@@ -301,11 +301,11 @@ def _transposed_initializer(value: ir.Value) -> ir.Value:
     # Lazy, so that the copy exists only while it is hashed or written.
     turned = ir.LazyTensor(
         lambda: ir.tensor(np.ascontiguousarray(tensor.numpy().T), name=name),
-        dtype=tensor.dtype, shape=shape, name=name,
+        dtype=tensor.dtype,
+        shape=shape,
+        name=name,
     )
-    return ir.Value(
-        name=name, shape=shape, type=ir.TensorType(tensor.dtype), const_value=turned
-    )
+    return ir.Value(name=name, shape=shape, type=ir.TensorType(tensor.dtype), const_value=turned)
 
 
 def _digest(tensor: ir.TensorProtocol) -> bytes:

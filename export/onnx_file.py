@@ -37,7 +37,9 @@ def save(model: ir.Model, path: Path, *, external_bytes: int = EXTERNAL_BYTES) -
     Returns:
         The files written.
     """
-    tensors = [v.const_value for v in model.graph.initializers.values() if v.const_value is not None]
+    tensors = [
+        v.const_value for v in model.graph.initializers.values() if v.const_value is not None
+    ]
     if sum(t.nbytes for t in tensors) > external_bytes:
         return _save_external(model, tensors, path)
     skeleton, graph = _skeleton(model)
@@ -101,7 +103,9 @@ def _save_external(
             proto.ParseFromString(_tensor_head(tensor))
             proto.data_location = onnx.TensorProto.EXTERNAL
             for key, value in (
-                ("location", data.name), ("offset", file.tell()), ("length", tensor.nbytes)
+                ("location", data.name),
+                ("offset", file.tell()),
+                ("length", tensor.nbytes),
             ):
                 proto.external_data.add(key=key, value=str(value))
             body = proto.SerializeToString(deterministic=True)

@@ -61,7 +61,9 @@ def _convert(source: Path, out: Path, *, keep: list[str]) -> None:
                 _copy(path, out / path.name)
     except (OSError, ValueError, TypeError, KeyError, RuntimeError, AttributeError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise InputError(f"cannot make {TOKENIZER} from the vocabulary in {source}: {reason}") from error
+        raise InputError(
+            f"cannot make {TOKENIZER} from the vocabulary in {source}: {reason}"
+        ) from error
     finally:
         shutil.rmtree(made, ignore_errors=True)
     if not (out / TOKENIZER).is_file():

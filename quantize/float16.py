@@ -106,8 +106,11 @@ def _float32_nodes(model: ir.Model, config: Float16Config) -> set[ir.Node]:
 
 
 def _is_weight(value: ir.Value) -> bool:
-    return value.is_initializer() and value.shape is not None and len(value.shape) > 0 and (
-        value.dtype == ir.DataType.FLOAT
+    return (
+        value.is_initializer()
+        and value.shape is not None
+        and len(value.shape) > 0
+        and (value.dtype == ir.DataType.FLOAT)
     )
 
 

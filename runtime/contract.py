@@ -187,8 +187,9 @@ def output_specs(task: Task, config: dict[str, Any]) -> tuple[TensorSpec, ...]:
         TensorSpec(
             name=output.name_in(config["model_type"]),
             dtype="float32",
-            axes=tuple(sizes.get(axis, axis) if isinstance(axis, str) else axis
-                       for axis in output.axes),
+            axes=tuple(
+                sizes.get(axis, axis) if isinstance(axis, str) else axis for axis in output.axes
+            ),
         )
         for output in task.outputs
     )

@@ -30,7 +30,9 @@ class OrtSession:
             raise InputError(
                 f"got inputs {', '.join(sorted(shapes))}; wanted {', '.join(self._inputs)}"
             )
-        if len(set(shapes.values())) > 1 or any(len(s) != self._inputs[n] for n, s in shapes.items()):
+        if len(set(shapes.values())) > 1 or any(
+            len(s) != self._inputs[n] for n, s in shapes.items()
+        ):
             rank = next(iter(self._inputs.values()))
             raise InputError(f"got shapes {shapes}; wanted one common shape of rank {rank}")
         values = self._session.run(None, dict(feeds))
@@ -74,12 +76,20 @@ def open_ort(path: Path, *, threads: int = 0, optimize: bool = True) -> OrtSessi
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
+    # Spinning workers starve whatever else runs on the machine, the other sessions of a
+    # validation and PyTorch included; waking a thread costs microseconds.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if not optimize:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.add_session_config_entry("session.disable_prepacking", "1")
     refusals = (
-        failures.Fail, failures.InvalidGraph, failures.InvalidProtobuf, failures.NoModel,
-        failures.NotImplemented, failures.InvalidArgument, failures.RuntimeException,
+        failures.Fail,
+        failures.InvalidGraph,
+        failures.InvalidProtobuf,
+        failures.NoModel,
+        failures.NotImplemented,
+        failures.InvalidArgument,
+        failures.RuntimeException,
     )
     try:
         session = onnxruntime.InferenceSession(

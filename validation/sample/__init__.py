@@ -24,9 +24,7 @@ class Sample:
 
 
 SAMPLES: dict[str, Sample] = {
-    "sample-sst2": Sample(
-        checkpoint=_HERE / "sst2", dataset="sst2", data=_HERE / "sst2" / "data"
-    ),
+    "sample-sst2": Sample(checkpoint=_HERE / "sst2", dataset="sst2", data=_HERE / "sst2" / "data"),
     "sample-squad": Sample(
         checkpoint=_HERE / "squad", dataset="squad", data=_HERE / "squad" / "data"
     ),

@@ -1,0 +1,239 @@
+"""The command line: parses, calls one function per command, turns errors into exit codes."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from albert_deploy.runtime.contract import TASKS, VARIANTS
+from albert_deploy.runtime.errors import (
+    EXIT_CODES,
+    EXIT_INTERNAL,
+    EXIT_INTERRUPTED,
+    AlbertDeployError,
+    InputError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_EPILOG = "Exit codes:\n\n\b\n" + "\n".join(f"{c:>4}  {text}" for c, text in EXIT_CODES.items())
+
+
+def _option(*names: str, **settings: Any) -> Callable[[Any], Any]:
+    return click.option(*names, **({"show_default": True} | settings))
+
+
+_out = _option(
+    "--out",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="DIR",
+    help="Deployment directory to make.",
+)
+_task = _option("--task", default="auto", help=f"auto, or one of: {', '.join(TASKS)}.")
+_revision = _option("--revision", default=None, help="Branch, tag or commit of a hub model.")
+_pickle = _option(
+    "--allow-pickle",
+    is_flag=True,
+    help="Read pytorch_model.bin where there are no safetensors (weights only).",
+)
+_force = _option("--force", is_flag=True, help="Replace what another run left there.")
+_variants = _option(
+    "--variants", default=",".join(VARIANTS), help="Variants to make, separated by commas."
+)
+_dataset = _option(
+    "--dataset",
+    default=None,
+    metavar="NAME[=PATH]",
+    help="Labelled data: sst2=FOLDER or squad=FOLDER in the official layout.",
+)
+_gate = _option(
+    "--gate",
+    type=click.Path(path_type=Path),
+    default=None,
+    metavar="FILE",
+    help="TOML file with limits per variant.",
+)
+_truncate = _option(
+    "--truncate", is_flag=True, help="Cut over-long texts instead of refusing them."
+)
+_directory = click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+
+
+@click.group(epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="albert-deploy")
+def cli() -> None:
+    """From an ALBERT checkpoint to ONNX, INT8 and FP16 that provably keep its score."""
+
+
+@cli.command()
+@click.argument("source")
+@_out
+@_task
+@_revision
+@_pickle
+@_force
+@_variants
+@_dataset
+@_gate
+@_truncate
+def release(
+    source: str,
+    out: Path,
+    task: str,
+    revision: str | None,
+    allow_pickle: bool,
+    force: bool,
+    variants: str,
+    dataset: str | None,
+    gate: Path | None,
+    truncate: bool,
+) -> None:
+    """Export SOURCE, quantize it, validate every variant and give a verdict.
+
+    SOURCE is a checkpoint's folder, a hub id, or a shipped sample (sample-sst2, sample-squad,
+    which bring their data). This is what `make export` runs.
+    """
+    from albert_deploy.export.step import ExportConfig
+    from albert_deploy.quantize.step import QuantizeConfig
+    from albert_deploy.scripts.release import ReleaseConfig, sample_data
+    from albert_deploy.scripts.release import release as run
+    from albert_deploy.validation.evaluate import EvaluateConfig
+    from albert_deploy.validation.step import ValidateConfig
+
+    config = ReleaseConfig(
+        export=ExportConfig(task=task, revision=revision, allow_pickle=allow_pickle, force=force),
+        quantize=QuantizeConfig(variants=_names(variants)),
+        validate=ValidateConfig(
+            dataset=sample_data(source, _parse_dataset(dataset)),
+            gate=gate,
+            evaluate=EvaluateConfig(truncate=truncate),
+        ),
+    )
+    place, report = run(source, config, out=out, note=_note)
+    _show(place, report)
+
+
+@cli.command()
+@click.argument("source")
+@_out
+@_task
+@_revision
+@_pickle
+@_force
+def export(
+    source: str, out: Path, task: str, revision: str | None, allow_pickle: bool, force: bool
+) -> None:
+    """Export SOURCE to onnx/model.onnx in a deployment directory."""
+    from albert_deploy.export.step import ExportConfig
+    from albert_deploy.export.step import export as run
+
+    config = ExportConfig(task=task, revision=revision, allow_pickle=allow_pickle, force=force)
+    manifest = run(source, config, out=out)
+    record = manifest["files"][VARIANTS["fp32"].file]
+    click.echo(
+        f"{out / VARIANTS['fp32'].file}: {manifest['task']}, {record['bytes']:,} bytes, "
+        f"sha256 {record['sha256'][:12]}"
+    )
+
+
+@cli.command()
+@_directory
+@_variants
+@_force
+def quantize(directory: Path, variants: str, force: bool) -> None:
+    """Make INT8 and FP16 variants of the ONNX model in DIR."""
+    from albert_deploy.quantize.step import QuantizeConfig
+    from albert_deploy.quantize.step import quantize as run
+
+    run(directory, QuantizeConfig(variants=_names(variants), force=force), note=click.echo)
+
+
+@cli.command()
+@_directory
+@_option("--source", default=None, help="The checkpoint; by default where it was exported from.")
+@_dataset
+@_gate
+@_truncate
+def validate(
+    directory: Path, source: str | None, dataset: str | None, gate: Path | None, truncate: bool
+) -> None:
+    """Compare every variant in DIR with the fp32 source and give a verdict."""
+    from albert_deploy.runtime.manifest import read_manifest
+    from albert_deploy.scripts.release import sample_data
+    from albert_deploy.validation.evaluate import EvaluateConfig
+    from albert_deploy.validation.step import ValidateConfig
+    from albert_deploy.validation.step import validate as run
+
+    given = source or read_manifest(directory)["source"]["path"]
+    config = ValidateConfig(
+        dataset=sample_data(given, _parse_dataset(dataset)),
+        source=source,
+        gate=gate,
+        evaluate=EvaluateConfig(truncate=truncate),
+    )
+    _show(directory, run(directory, config, note=_note))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit with a documented code."""
+    # Waiting threads sleep: PyTorch's spin, which starves other processes on a shared machine.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    try:
+        cli.main(args=arguments, prog_name="albert-deploy", standalone_mode=False)
+    except click.exceptions.Abort:
+        sys.exit(EXIT_INTERRUPTED)
+    except KeyboardInterrupt:
+        sys.exit(EXIT_INTERRUPTED)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except AlbertDeployError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(error.exit_code)
+    except Exception as error:
+        click.echo(
+            f"internal error: {type(error).__name__}: {error}; please report it with the output "
+            "of the same command under ALBERT_DEPLOY_TRACEBACK=1",
+            err=True,
+        )
+        if os.environ.get("ALBERT_DEPLOY_TRACEBACK"):
+            raise
+        sys.exit(EXIT_INTERNAL)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    if not names:
+        raise InputError(f"--variants names none; use some of: {', '.join(VARIANTS)}")
+    return names
+
+
+def _parse_dataset(text: str | None) -> tuple[str, Path | None] | None:
+    from albert_deploy.validation.datasets import parse_dataset_option
+
+    return None if text is None else parse_dataset_option(text)
+
+
+def _note(line: str) -> None:
+    click.echo(line, err=True)
+
+
+def _show(place: Path, report: dict[str, Any]) -> None:
+    from albert_deploy.validation.gate import raise_for_verdict
+    from albert_deploy.validation.report import REPORTS, table
+
+    data = report["dataset"]
+    on = data["name"] or "texts without labels: no score was measured, see --dataset"
+    click.echo(f"\n{report['task']} on {data['rows']} rows ({on})\n\n{table(report)}\n")
+    click.echo(f"verdict: {report['verdict']}   {place}   {place / REPORTS / 'summary.md'}")
+    raise_for_verdict(report)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,106 @@
+"""The whole job: export, quantize, validate, and a verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from albert_deploy.export.checkpoint import find_checkpoint, identify_task
+from albert_deploy.export.step import ExportConfig, export_into, reusable
+from albert_deploy.quantize.step import QuantizeConfig, quantize
+from albert_deploy.runtime.directory import publish, staged
+from albert_deploy.runtime.errors import InputError
+from albert_deploy.validation.datasets import DATASETS, read_dataset
+from albert_deploy.validation.gate import read_gate
+from albert_deploy.validation.sample import SAMPLES
+from albert_deploy.validation.step import ValidateConfig, validate
+
+FAILED_SUFFIX = ".failed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReleaseConfig:
+    """Options of the three steps."""
+
+    export: ExportConfig = field(default_factory=ExportConfig)
+    quantize: QuantizeConfig = field(default_factory=QuantizeConfig)
+    validate: ValidateConfig = field(default_factory=ValidateConfig)
+
+
+def release(
+    source: str, config: ReleaseConfig, *, out: Path, note: Callable[[str], None] = lambda _: None
+) -> tuple[Path, dict[str, Any]]:
+    """Export, quantize and validate a checkpoint.
+
+    A new deployment directory is built beside ``out`` and put there in one step. One that fails
+    its gate does not replace an earlier one: it is left in ``<out>.failed``.
+
+    Args:
+        source: Local folder, shipped sample or hub id.
+        config: Options.
+        out: Deployment directory.
+        note: Called with a line about each stage.
+
+    Returns:
+        The folder that holds the result, and the report of the validation.
+
+    Raises:
+        InputError: Source, data or output cannot be used.
+        ContractError: An artifact breaks an invariant.
+        MachineError: Something is missing on this machine.
+    """
+    found = find_checkpoint(
+        source, revision=config.export.revision, allow_pickle=config.export.allow_pickle
+    )
+    task = identify_task(found.config, config.export.task)
+    _check_data(task, config.validate)
+    if reusable(out, found, task, force=config.export.force) is not None:
+        note(f"{out} holds this export already")
+        return out, _finish(out, config, note)
+    with staged(out) as work:
+        note(f"exporting {source} ({task})")
+        export_into(work, found, task)
+        report = _finish(work, config, note)
+        place = out
+        if report["verdict"] != "pass" and out.exists():
+            place = out.with_name(out.name + FAILED_SUFFIX)
+        publish(work, place)
+    return place, report
+
+
+def sample_data(source: str, dataset: tuple[str, Path | None] | None) -> tuple[str, Path] | None:
+    """Fill in the shipped data of a sample where no path, or no data set at all, is given.
+
+    Raises:
+        InputError: A data set is named without a path, and the source is no sample that has it.
+    """
+    sample = SAMPLES.get(source)
+    if dataset is None:
+        return (sample.dataset, sample.data) if sample else None
+    name, path = dataset
+    if path is not None:
+        return name, path
+    if sample is not None and sample.dataset == name:
+        return name, sample.data
+    raise InputError(f"--dataset {name} needs the place of the data: --dataset {name}=PATH")
+
+
+def _check_data(task: str, config: ValidateConfig) -> None:
+    """Fail on unusable data or gate before the long work starts."""
+    read_gate(config.gate)
+    if config.dataset is None:
+        return
+    name, path = config.dataset
+    if DATASETS[name].task != task:
+        raise InputError(
+            f"{name} is data for {DATASETS[name].task}, the checkpoint is for {task}; "
+            "give data of its own task or leave --dataset out"
+        )
+    read_dataset(name, path)
+
+
+def _finish(directory: Path, config: ReleaseConfig, note: Callable[[str], None]) -> dict[str, Any]:
+    quantize(directory, config.quantize, note=note)
+    return validate(directory, config.validate, note=note)

@@ -1,0 +1,80 @@
+"""The reference that every artifact is compared with: the fp32 PyTorch checkpoint itself."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from albert_deploy.runtime.errors import InputError
+from albert_deploy.runtime.session import Feeds
+
+
+class TorchSession:
+    """A checkpoint in PyTorch, behind the ``Session`` protocol."""
+
+    def __init__(self, model: Any, outputs: tuple[str, ...]) -> None:
+        self._model = model
+        self.outputs = outputs
+
+    def run(self, feeds: Feeds) -> dict[str, npt.NDArray[np.float32]]:
+        """See ``Session.run``."""
+        import torch
+
+        if self._model is None:
+            raise InputError("the session is closed; open it again")
+        with torch.inference_mode():
+            result = self._model(**{k: torch.from_numpy(np.asarray(v)) for k, v in feeds.items()})
+        return {name: result[name].numpy() for name in self.outputs}
+
+    def close(self) -> None:
+        """See ``Session.close``."""
+        self._model = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def open_reference(manifest: dict[str, Any], source: str | None = None) -> TorchSession:
+    """Load the checkpoint that a deployment directory was made from.
+
+    transformers' own attention is used, not the one that is traced, so that a mistake in
+    tracing shows.
+
+    Args:
+        manifest: The directory's manifest.
+        source: Where the checkpoint is now; None for where it was exported from.
+
+    Raises:
+        InputError: It is not there, or it is not the same checkpoint.
+    """
+    from albert_deploy.export.checkpoint import find_checkpoint, load_model
+
+    recorded = manifest["source"]
+    given = source or recorded["path"]
+    try:
+        found = find_checkpoint(
+            given,
+            revision=None if source else recorded["revision"],
+            # The very bytes that were accepted at export; their SHA-256 is compared below.
+            allow_pickle=recorded["weights"][0].endswith(".bin"),
+        )
+    except InputError as error:
+        raise InputError(f"the fp32 source is needed to validate: {error}; see --source") from error
+    if found.sha256 != recorded["sha256"]:
+        raise InputError(
+            f"{given} has weights {found.sha256[:12]}…, the directory was made from "
+            f"{recorded['sha256'][:12]}…; pass --source with the right one or export again"
+        )
+    loaded = load_model(found, manifest["task"])
+    return TorchSession(loaded.model, tuple(o["name"] for o in manifest["contract"]["outputs"]))
