@@ -61,11 +61,13 @@ class Loaded:
 
     Attributes:
         model: A transformers model.
+        config: Its configuration, with the defaults that config.json leaves out.
         ignored: Tensors of the checkpoint that the head does not use.
         parameter_bytes: Bytes of the unique float32 parameters.
     """
 
     model: torch.nn.Module
+    config: dict[str, Any]
     ignored: tuple[str, ...]
     parameter_bytes: int
 
@@ -177,7 +179,8 @@ def load_model(source: Source, task: str, *, attention: str = "eager") -> Loaded
     _check_finite(source, model)
     unique = {p.data_ptr(): p for p in model.parameters()}
     size = sum(p.numel() * 4 for p in unique.values())
-    return Loaded(model=model, ignored=ignored, parameter_bytes=size)
+    full = source.config | config.to_dict() | {"model_type": source.config["model_type"]}
+    return Loaded(model=model, config=full, ignored=ignored, parameter_bytes=size)
 
 
 def _locate(given: str, revision: str | None, allow_pickle: bool) -> tuple[Path, str | None]:

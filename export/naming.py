@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from albert_deploy.export.graph import rename_initializer
 from albert_deploy.runtime.errors import ContractError
 
 if TYPE_CHECKING:
@@ -47,11 +48,7 @@ def name_initializers(model: ir.Model, canonical: Mapping[str, str]) -> int:
         name, turned, _ = _WRAPPER.sub("", value.name).partition("_transposed")
         new = canonical.get(name, name) + turned
         if new != value.name:
-            del model.graph.initializers[value.name]
-            value.name = new
-            if value.const_value is not None:
-                value.const_value.name = new
-            model.graph.register_initializer(value)
+            rename_initializer(model, value, new)
             count += 1
     return count
 
@@ -70,10 +67,7 @@ def name_constants(model: ir.Model) -> int:
         while new in taken:
             new += "_"
         taken.add(new)
-        del model.graph.initializers[value.name]
-        value.name = new
-        tensor.name = new
-        model.graph.register_initializer(value)
+        rename_initializer(model, value, new)
         count += 1
     return count
 

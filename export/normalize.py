@@ -6,6 +6,7 @@ Each pass takes a model, changes it in place and returns how many changes it mad
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 
 import numpy as np
@@ -13,6 +14,14 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 from onnxscript import optimizer
 
+from albert_deploy.export.graph import (
+    add_initializer,
+    register,
+    remove_initializer,
+    replace_node,
+    sizes,
+    values_of,
+)
 from albert_deploy.runtime.errors import ContractError
 
 Pass = Callable[[ir.Model], int]
@@ -82,7 +91,7 @@ def make_reshapes_static(model: ir.Model) -> int:
         if target is None:
             continue
         name = "shape_" + "_".join(str(n).replace("-", "m") for n in target)
-        node.replace_input_with(1, _constant(model, name, np.array(target, dtype=np.int64)))
+        node.replace_input_with(1, add_initializer(model, name, np.array(target, np.int64)))
         # allowzero=1 would read 0 as an empty dimension.
         node.attributes.pop("allowzero", None)
         count += 1
@@ -112,9 +121,7 @@ def split_gemm(model: ir.Model) -> int:
         new += [product, total]
         for made in new:
             made.metadata_props.update(node.metadata_props)
-        old, out = node.outputs[0], total.outputs[0]
-        out.shape, out.type = old.shape, old.type
-        ir.convenience.replace_nodes_and_values(model.graph, node, [node], new, [old], [out])
+        replace_node(model, node, new)
         count += 1
     return count
 
@@ -136,12 +143,12 @@ def store_transposed(model: ir.Model) -> int:
                 extra.outputs[0].replace_all_uses_with(turns[0].outputs[0])
                 model.graph.remove(extra, safe=True)
             continue
-        stored = _transposed_initializer(value)
-        model.graph.register_initializer(stored)
+        name = f"{value.name}_transposed"
+        stored = register(model, _transposed(value, name), name)
         for turn in turns:
             turn.outputs[0].replace_all_uses_with(stored)
             model.graph.remove(turn, safe=True)
-        del model.graph.initializers[value.name]
+        remove_initializer(model, value)
     return count
 
 
@@ -149,10 +156,9 @@ def merge_transposes(model: ir.Model) -> int:
     """Write two ``Transpose`` nodes in a row as one, as the keys of attention have them."""
     count = 0
     for node in list(model.graph):
-        first = (
-            node.inputs[0].producer() if node.op_type == "Transpose" and node.inputs[0] else None
-        )
-        if first is None or first.op_type != "Transpose" or len(node.inputs[0].uses()) != 1:
+        source = node.inputs[0] if node.op_type == "Transpose" else None
+        first = source.producer() if source is not None and len(source.uses()) == 1 else None
+        if first is None or first.op_type != "Transpose":
             continue
         inner, outer = first.attributes["perm"].as_ints(), node.attributes["perm"].as_ints()
         node.attributes["perm"] = ir.AttrInt64s("perm", [inner[i] for i in outer])
@@ -178,7 +184,7 @@ def merge_duplicates(model: ir.Model) -> int:
         first = seen.setdefault(key, value)
         if first is not value:
             value.replace_all_uses_with(first)
-            del model.graph.initializers[value.name]
+            remove_initializer(model, value)
     return before - len(model.graph.initializers)
 
 
@@ -190,10 +196,9 @@ def merge_equal_nodes(model: ir.Model) -> int:
 
 
 def remove_unused(model: ir.Model) -> int:
-    """Remove nodes, initializers, functions and opsets that no output needs."""
+    """Remove nodes, initializers and opsets that no output needs."""
     before = len(model.graph) + len(model.graph.initializers)
     common.RemoveUnusedNodesPass()(model)
-    common.RemoveUnusedFunctionsPass()(model)
     common.RemoveUnusedOpsetsPass()(model)
     return before - len(model.graph) - len(model.graph.initializers)
 
@@ -272,19 +277,6 @@ def _static_target(source: ir.Value | None, result: ir.Value) -> list[int] | Non
     return target if target.count(-1) <= 1 and (0 in target or -1 in target) else None
 
 
-def _constant(model: ir.Model, name: str, array: np.ndarray) -> ir.Value:
-    if name in model.graph.initializers:
-        return model.graph.initializers[name]
-    value = ir.Value(
-        name=name,
-        shape=ir.Shape(array.shape),
-        type=ir.TensorType(ir.DataType.INT64),
-        const_value=ir.tensor(array, name=name),
-    )
-    model.graph.register_initializer(value)
-    return value
-
-
 def _is_matrix_transpose(node: ir.Node) -> bool:
     if node.op_type != "Transpose":
         return False
@@ -292,23 +284,18 @@ def _is_matrix_transpose(node: ir.Node) -> bool:
     return perm is None or list(perm.as_ints()) == [1, 0]
 
 
-def _transposed_initializer(value: ir.Value) -> ir.Value:
-    tensor = value.const_value
-    if tensor is None or len(tensor.shape) != 2:
-        raise ContractError(f"{value.name} is transposed but is not a matrix with known values")
-    name = f"{value.name}_transposed"
-    shape = ir.Shape(reversed(tuple(tensor.shape)))
+def _transposed(value: ir.Value, name: str) -> ir.TensorProtocol:
+    tensor = values_of(value)
+    if len(tensor.shape) != 2:
+        raise ContractError(f"{value.name} is transposed but is not a matrix")
     # Lazy, so that the copy exists only while it is hashed or written.
-    turned = ir.LazyTensor(
+    return ir.LazyTensor(
         lambda: ir.tensor(np.ascontiguousarray(tensor.numpy().T), name=name),
         dtype=tensor.dtype,
-        shape=shape,
+        shape=ir.Shape(reversed(sizes(tensor))),
         name=name,
     )
-    return ir.Value(name=name, shape=shape, type=ir.TensorType(tensor.dtype), const_value=turned)
 
 
 def _digest(tensor: ir.TensorProtocol) -> bytes:
-    import hashlib
-
     return hashlib.sha256(tensor.tobytes()).digest()

@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+from albert_deploy.export.graph import sizes
 from albert_deploy.runtime.errors import ContractError, InputError
 from albert_deploy.runtime.manifest import writing
 
@@ -70,7 +71,7 @@ def load(path: Path) -> ir.Model:
                 raise ContractError(
                     f"{path} refers to weights outside its folder: {entry.value}; do not load it"
                 )
-    model = ir.from_proto(proto)
+    model: ir.Model = ir.from_proto(proto)
     ir.external_data.set_base_dir(model.graph, path.parent)
     return model
 
@@ -138,9 +139,8 @@ def _tensor_prefix(tensor: ir.TensorProtocol) -> bytes:
 
 
 def _tensor_head(tensor: ir.TensorProtocol) -> bytes:
-    dims = [int(n) for n in tensor.shape]
-    proto = onnx.TensorProto(name=tensor.name, dims=dims, data_type=int(tensor.dtype))
-    return proto.SerializeToString(deterministic=True)
+    proto = onnx.TensorProto(name=tensor.name, dims=sizes(tensor), data_type=int(tensor.dtype))
+    return bytes(proto.SerializeToString(deterministic=True))
 
 
 def _write_bytes(file: IO[bytes], tensor: ir.TensorProtocol) -> None:

@@ -122,8 +122,7 @@ def export_into(work: Path, source: Source, task: str) -> dict[str, Any]:
     text = write_tokenizer(source.path, work, source.config)
     with measured() as loading:
         loaded = load_model(source, task, attention=register())
-        # The class fills in what an old config.json leaves out.
-        config = source.config | loaded.model.config.to_dict() | {"model_type": family}
+        config = loaded.config
     with measured() as tracing:
         model = trace(loaded.model, task, config)
         passes = normalize(model)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from albert_deploy.export.graph import add_initializer, named_node, values_of
 from albert_deploy.runtime.errors import ContractError
 
 _LARGEST = float(np.finfo(np.float16).max)
@@ -132,8 +133,7 @@ def _as(
             half.add(casts[key])
         else:
             name = f"{value.name}/Cast_{wanted.name.lower()}"
-            cast = ir.node("Cast", [value], {"to": int(wanted)}, name=name)
-            cast.outputs[0].name = f"{name}/output_0"
+            cast = named_node("Cast", [value], name, to=int(wanted))
             model.graph.insert_before(node, cast)
             casts[key] = cast.outputs[0]
             if wanted == ir.DataType.FLOAT16:
@@ -142,9 +142,7 @@ def _as(
 
 
 def _stored_half(model: ir.Model, value: ir.Value) -> ir.Value:
-    if value.const_value is None:
-        raise ContractError(f"{value.name} has no values")
-    array = value.const_value.numpy()
+    array = values_of(value).numpy()
     peak = float(np.abs(array).max(initial=0.0))
     if peak > _LARGEST:
         raise ContractError(
@@ -152,12 +150,7 @@ def _stored_half(model: ir.Model, value: ir.Value) -> ir.Value:
             "--variants for this checkpoint"
         )
     name = f"{value.name}_fp16"
-    tensor = ir.tensor(array.astype(np.float16), name=name)
-    stored = ir.Value(
-        name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor
-    )
-    model.graph.register_initializer(stored)
-    return stored
+    return add_initializer(model, name, array.astype(np.float16))
 
 
 def _cast_output(model: ir.Model, value: ir.Value) -> None:
@@ -165,7 +158,7 @@ def _cast_output(model: ir.Model, value: ir.Value) -> None:
     position = list(model.graph.outputs).index(value)
     name, shape, kind = value.name, value.shape, value.type
     value.name, value.shape, value.type = f"{name}_fp16", None, None
-    cast = ir.node("Cast", [value], {"to": int(ir.DataType.FLOAT)}, name=f"{name}/Cast_float")
+    cast = named_node("Cast", [value], f"{name}/Cast_float", to=int(ir.DataType.FLOAT))
     cast.outputs[0].name, cast.outputs[0].shape, cast.outputs[0].type = name, shape, kind
     if node is not None:
         model.graph.insert_after(node, cast)

@@ -12,6 +12,14 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from albert_deploy.export.graph import (
+    add_initializer,
+    named_node,
+    remove_initializer,
+    replace_node,
+    sizes,
+    values_of,
+)
 from albert_deploy.quantize.coverage import weight_uses
 
 _QMAX = 127
@@ -38,8 +46,7 @@ def int8_exceptions(model: ir.Model, config: Int8Config) -> dict[str, str]:
     """Return the weights that stay float32, each with its reason."""
     reasons = {}
     for name, nodes in weight_uses(model).items():
-        tensor = model.graph.initializers[name].const_value
-        rows, columns = (int(n) for n in tensor.shape[-2:]) if tensor is not None else (0, 0)
+        rows, columns = sizes(values_of(model.graph.initializers[name]))[-2:]
         if all(n.op_type == "Gather" for n in nodes) and ".word_embeddings." not in f".{name}":
             reasons[name] = f"table of {rows} rows, small and added to every token"
         elif (
@@ -94,15 +101,12 @@ def to_int8(model: ir.Model, config: Int8Config) -> int:
         if name in kept:
             continue
         source = model.graph.initializers[name]
-        tensor = source.const_value
-        if tensor is None:
-            continue
         # A tied matrix is looked up by row and multiplied transposed: rows are its channels
         # in both, so one set of scales serves both.
         axis = 0 if any(n.op_type == "Gather" for n in nodes) else 1
-        values, scale = quantize_weight(tensor.numpy(), axis)
-        stored = _initializer(model, f"{name}_int8", values)
-        scales = _initializer(model, f"{name}_scale", scale)
+        values, scale = quantize_weight(values_of(source).numpy(), axis)
+        stored = add_initializer(model, f"{name}_int8", values)
+        scales = add_initializer(model, f"{name}_scale", scale)
         turned = _turn(model, source, stored)
         for node in nodes:
             if node.op_type == "Gather":
@@ -128,70 +132,43 @@ def _replace_matmul(
     stem = (node.name or "").removesuffix("/MatMul")
     new = []
     if source not in activations:
-        activations[source] = _node(
+        activations[source] = named_node(
             "DynamicQuantizeLinear", [source], f"{stem}/DynamicQuantizeLinear", outputs=3
         )
         new.append(activations[source])
     quantized, scale, zero = activations[source].outputs
-    product = _node("MatMulInteger", [quantized, matrix, zero], f"{stem}/MatMulInteger")
-    real = _node("Cast", [product.outputs[0]], f"{stem}/Cast", to=int(ir.DataType.FLOAT))
-    factor = _node("Mul", [scale, scales], f"{stem}/Mul_scale")
-    result = _node("Mul", [real.outputs[0], factor.outputs[0]], f"{stem}/Mul")
-    _replace(model, node, [*new, product, real, factor, result])
+    product = named_node("MatMulInteger", [quantized, matrix, zero], f"{stem}/MatMulInteger")
+    real = named_node("Cast", [product.outputs[0]], f"{stem}/Cast", to=int(ir.DataType.FLOAT))
+    factor = named_node("Mul", [scale, scales], f"{stem}/Mul_scale")
+    result = named_node("Mul", [real.outputs[0], factor.outputs[0]], f"{stem}/Mul")
+    replace_node(model, node, [*new, product, real, factor, result])
 
 
 def _replace_gather(model: ir.Model, node: ir.Node, table: ir.Value, scales: ir.Value) -> None:
     ids = node.inputs[1]
     stem = (node.name or "").removesuffix("/Gather")
-    rows = _node("Gather", [table, ids], f"{stem}/Gather_int8", axis=0)
-    real = _node("Cast", [rows.outputs[0]], f"{stem}/Cast", to=int(ir.DataType.FLOAT))
-    scale = _node("Gather", [scales, ids], f"{stem}/Gather_scale", axis=0)
-    last = _initializer(model, "const_int64_last_axis", np.array([-1], dtype=np.int64))
-    column = _node("Unsqueeze", [scale.outputs[0], last], f"{stem}/Unsqueeze")
-    result = _node("Mul", [real.outputs[0], column.outputs[0]], f"{stem}/Mul")
-    _replace(model, node, [rows, real, scale, column, result])
-
-
-def _node(
-    op_type: str, inputs: list[ir.Value | None], name: str, *, outputs: int = 1, **attributes: int
-) -> ir.Node:
-    node = ir.node(op_type, inputs, attributes or None, num_outputs=outputs, name=name)
-    for i, value in enumerate(node.outputs):
-        value.name = f"{name}/output_{i}"
-    return node
-
-
-def _replace(model: ir.Model, node: ir.Node, new: list[ir.Node]) -> None:
-    ir.convenience.replace_nodes_and_values(
-        model.graph, node, [node], new, [node.outputs[0]], [new[-1].outputs[0]]
-    )
+    rows = named_node("Gather", [table, ids], f"{stem}/Gather_int8", axis=0)
+    real = named_node("Cast", [rows.outputs[0]], f"{stem}/Cast", to=int(ir.DataType.FLOAT))
+    scale = named_node("Gather", [scales, ids], f"{stem}/Gather_scale", axis=0)
+    last = add_initializer(model, "const_int64_last_axis", np.array([-1], dtype=np.int64))
+    column = named_node("Unsqueeze", [scale.outputs[0], last], f"{stem}/Unsqueeze")
+    result = named_node("Mul", [real.outputs[0], column.outputs[0]], f"{stem}/Mul")
+    replace_node(model, node, [rows, real, scale, column, result])
 
 
 def _turn(model: ir.Model, source: ir.Value, stored: ir.Value) -> ir.Value | None:
     """Give the tied matrix's ``Transpose`` its int8 counterpart."""
     for node, _ in source.uses():
         if node.op_type == "Transpose":
-            turned = _node("Transpose", [stored], f"{node.name}_int8")
-            turned.attributes["perm"] = ir.AttrInt64s("perm", [1, 0])
+            turned = named_node("Transpose", [stored], f"{node.name}_int8", perm=[1, 0])
             model.graph.insert_before(node, turned)
             return turned.outputs[0]
     return None
-
-
-def _initializer(model: ir.Model, name: str, array: npt.NDArray[np.generic]) -> ir.Value:
-    if name in model.graph.initializers:
-        return model.graph.initializers[name]
-    tensor = ir.tensor(array, name=name)
-    value = ir.Value(
-        name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor
-    )
-    model.graph.register_initializer(value)
-    return value
 
 
 def _drop(model: ir.Model, value: ir.Value) -> None:
     for node, _ in list(value.uses()):
         if node.op_type == "Transpose" and not node.outputs[0].uses():
             model.graph.remove(node, safe=True)
-    if not value.uses() and value.name is not None:
-        del model.graph.initializers[value.name]
+    if not value.uses():
+        remove_initializer(model, value)

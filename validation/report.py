@@ -126,6 +126,7 @@ def _plot(path: Path, report: dict[str, Any], evidence: Evidence) -> None:
     right.set(ylabel="MB", title=f"size and score{f' (source {title})' if title else ''}")
     right.title.set_fontsize(9)
     buffer = io.BytesIO()
-    FigureCanvasSVG(figure).print_svg(buffer)
+    FigureCanvasSVG(figure)
+    figure.savefig(buffer, format="svg")
     with writing(path) as file:
         file.write(buffer.getvalue())

@@ -1,0 +1,74 @@
+# Everything runs in .venv, which the first target that needs it creates.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+RUN    := $(BIN)/albert-deploy
+
+# make export MODEL=org/name TASK=text-classification DATASET=sst2=path OUT=out/mine
+MODEL    ?=
+TASK     ?= auto
+DATASET  ?=
+VARIANTS ?= fp32,fp16,int8
+OUT      ?= out
+ARGS     ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help install export quantize validate bench test test-fast check lint format types clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo "  Variables: MODEL= TASK= DATASET=NAME=PATH OUT= VARIANTS= ARGS= PYTHON= VENV="
+
+install: $(VENV)/.installed ## Create .venv and install the project (second time: nothing)
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or later is needed; run: make $(MAKECMDGOALS) PYTHON=python3.11"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[cpu,export,dev]'
+	@touch $@
+
+export: install ## Export, quantize, validate: MODEL=... or, without it, both shipped samples
+ifeq ($(MODEL),)
+	$(RUN) release sample-sst2 --out $(OUT)/sample-sst2 --variants $(VARIANTS) $(ARGS)
+	$(RUN) release sample-squad --out $(OUT)/sample-squad --variants $(VARIANTS) $(ARGS)
+else
+	$(RUN) release '$(MODEL)' --out '$(OUT)' --task '$(TASK)' --variants $(VARIANTS) \
+		$(if $(DATASET),--dataset '$(DATASET)') $(ARGS)
+endif
+
+quantize: install ## Make the variants of the deployment directory OUT=... again
+	$(RUN) quantize '$(OUT)' --variants $(VARIANTS) $(ARGS)
+
+validate: install ## Validate the deployment directory OUT=... on DATASET=...
+	$(RUN) validate '$(OUT)' $(if $(DATASET),--dataset '$(DATASET)') $(ARGS)
+
+bench: install ## Measure size, load time and latency of OUT=..., or of ALBERT-base geometry
+	$(RUN) bench $(if $(filter out,$(OUT)),--random base,'$(OUT)') $(ARGS)
+
+test: install ## Run all tests, slow ones too
+	$(BIN)/python -m pytest $(ARGS)
+
+test-fast: install ## Run the tests that take seconds
+	$(BIN)/python -m pytest -m 'not slow' $(ARGS)
+
+check: lint types test ## Lint, format, types and tests: what CI runs
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: install ## Format the code and apply safe lint fixes
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+# mypy does not see through editable installs of mapped folders: it checks a tree of links.
+types: install
+	@rm -rf .mypy_tree && mkdir -p .mypy_tree/albert_deploy
+	@for d in export runtime quantize validation scripts; do \
+		ln -s "../../$$d" .mypy_tree/albert_deploy/$$d; done
+	cd .mypy_tree && MYPYPATH=. ../$(BIN)/mypy --config-file ../pyproject.toml -p albert_deploy
+
+clean: ## Remove what make and the tools created, but not OUT
+	rm -rf $(VENV) .mypy_tree .mypy_cache .ruff_cache .pytest_cache build *.egg-info

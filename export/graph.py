@@ -1,0 +1,82 @@
+"""Small helpers on onnx_ir graphs that passes and quantizers share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from albert_deploy.runtime.errors import ContractError
+
+
+def values_of(value: ir.Value) -> ir.TensorProtocol:
+    """Return the tensor of an initializer.
+
+    Raises:
+        ContractError: The value is no initializer with known contents.
+    """
+    if value.const_value is None:
+        raise ContractError(f"{value.name} has no stored contents; export the checkpoint again")
+    return value.const_value
+
+
+def sizes(tensor: ir.TensorProtocol) -> list[int]:
+    """Return the shape of a stored tensor."""
+    return [int(n) for n in tensor.shape.numpy()]
+
+
+def add_initializer(model: ir.Model, name: str, array: npt.NDArray[np.generic]) -> ir.Value:
+    """Add an initializer, or return the one that has the name already."""
+    if name in model.graph.initializers:
+        return model.graph.initializers[name]
+    return register(model, ir.tensor(array, name=name), name)
+
+
+def register(model: ir.Model, tensor: ir.TensorProtocol, name: str) -> ir.Value:
+    """Add a tensor as an initializer."""
+    value = ir.Value(
+        name=name,
+        shape=ir.Shape(sizes(tensor)),
+        type=ir.TensorType(tensor.dtype),
+        const_value=tensor,
+    )
+    model.graph.register_initializer(value)
+    return value
+
+
+def remove_initializer(model: ir.Model, value: ir.Value) -> None:
+    """Remove an initializer that no node reads any more."""
+    if value.name is not None:
+        del model.graph.initializers[value.name]
+
+
+def rename_initializer(model: ir.Model, value: ir.Value, name: str) -> None:
+    """Give an initializer and its tensor another name."""
+    remove_initializer(model, value)
+    value.name = name
+    values_of(value).name = name
+    model.graph.register_initializer(value)
+
+
+def named_node(
+    op_type: str,
+    inputs: Sequence[ir.Value | None],
+    name: str,
+    *,
+    outputs: int = 1,
+    **attributes: int | list[int],
+) -> ir.Node:
+    """Make a node whose outputs are named after it."""
+    node = ir.node(op_type, inputs, attributes or None, num_outputs=outputs, name=name)
+    for i, value in enumerate(node.outputs):
+        value.name = f"{name}/output_{i}"
+    return node
+
+
+def replace_node(model: ir.Model, node: ir.Node, new: Sequence[ir.Node]) -> None:
+    """Put ``new`` in a node's place; the last one's output takes over its output's uses."""
+    old, result = node.outputs[0], new[-1].outputs[0]
+    result.shape, result.type = old.shape, old.type
+    ir.convenience.replace_nodes_and_values(model.graph, node, [node], new, [old], [result])
