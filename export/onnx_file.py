@@ -7,12 +7,15 @@ memory, which ``SerializeToString`` would need.
 
 from __future__ import annotations
 
+import mmap
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 import onnx
 import onnx_ir as ir
+from google.protobuf.message import DecodeError
 
 from albert_deploy.export.graph import sizes
 from albert_deploy.runtime.errors import ContractError, InputError
@@ -55,16 +58,17 @@ def save(model: ir.Model, path: Path, *, external_bytes: int = EXTERNAL_BYTES) -
 
 
 def load(path: Path) -> ir.Model:
-    """Read a model; its external data, if any, must lie in one file beside it.
+    """Read a model; its weights are mapped, not read, until someone looks at them.
 
     Raises:
         InputError: Not a readable ONNX file.
         ContractError: External data outside the model's folder.
     """
     try:
-        proto = onnx.load(path, load_external_data=False)
-    except Exception as error:  # protobuf's DecodeError has no public, stable home
-        raise InputError(f"{path} is not a readable ONNX file: {error}") from error
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            proto = onnx.ModelProto.FromString(_without_weights(data, path.name))
+    except (OSError, ValueError, IndexError, DecodeError) as error:
+        raise InputError(f"{path} is not a readable ONNX file: {error}; export it again") from error
     for tensor in proto.graph.initializer:
         for entry in tensor.external_data:
             if entry.key == "location" and Path(entry.value).name != entry.value:
@@ -116,6 +120,72 @@ def _save_external(
     with writing(path) as file:
         file.write(skeleton + _tag(_GRAPH, len(graph)) + graph)
     return (path, data)
+
+
+def _without_weights(data: mmap.mmap, name: str) -> bytes:
+    """Return a model message whose large weights refer to their place in the file ``name``."""
+    rest, graph = [], []
+    for field, start, body, end in _fields(data, 0, len(data)):
+        if field != _GRAPH:
+            rest.append(data[start:end])
+            continue
+        for inner, inner_start, inner_body, inner_end in _fields(data, body, end):
+            entry = data[inner_start:inner_end]
+            if inner == _INITIALIZER and inner_end - inner_body > _INLINE_BYTES:
+                entry = _reference(data, inner_body, inner_end, name)
+            graph.append(entry)
+    joined = b"".join(graph)
+    return b"".join([*rest, _tag(_GRAPH, len(joined)), joined])
+
+
+def _reference(data: mmap.mmap, start: int, end: int, name: str) -> bytes:
+    head = []
+    place: tuple[int, int] | None = None
+    for field, field_start, body, field_end in _fields(data, start, end):
+        if field == _RAW_DATA:
+            place = body, field_end - body
+        else:
+            head.append(data[field_start:field_end])
+    tensor = onnx.TensorProto.FromString(b"".join(head))
+    if place is not None:
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        for key, value in (("location", name), ("offset", place[0]), ("length", place[1])):
+            tensor.external_data.add(key=key, value=str(value))
+    body = tensor.SerializeToString()
+    return _tag(_INITIALIZER, len(body)) + body
+
+
+def _fields(data: mmap.mmap, start: int, end: int) -> Iterator[tuple[int, int, int, int]]:
+    """Yield number, start, start of the contents and end of each field of a message."""
+    at = start
+    while at < end:
+        begin = at
+        key, at = _read_varint(data, at)
+        kind = key & 7
+        if kind == 2:
+            size, at = _read_varint(data, at)
+        elif kind == 0:
+            size = _read_varint(data, at)[1] - at
+        elif kind in (1, 5):
+            size = 8 if kind == 1 else 4
+        else:
+            raise ValueError(f"unknown wire type {kind} at byte {begin}")
+        if at + size > end:
+            raise ValueError(f"the field at byte {begin} ends beyond its message")
+        yield key >> 3, begin, at, at + size
+        at += size
+
+
+def _read_varint(data: mmap.mmap, at: int) -> tuple[int, int]:
+    number = shift = 0
+    while True:
+        byte = data[at]
+        number |= (byte & 0x7F) << shift
+        at, shift = at + 1, shift + 7
+        if byte < 0x80:
+            return number, at
+        if shift > 63:
+            raise ValueError(f"number of more than 10 bytes at byte {at}")
 
 
 def _skeleton(model: ir.Model) -> tuple[bytes, bytes]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.metadata
 import platform
 from dataclasses import dataclass
@@ -147,6 +148,7 @@ def export_into(work: Path, source: Source, task: str) -> dict[str, Any]:
         parameter_bytes, ignored = loaded.parameter_bytes, loaded.ignored
         # The parameters back the graph's weights; both go before the file is read again.
         del model, loaded
+        gc.collect()
         check_artifact(
             path, variant="fp32", parameter_bytes=parameter_bytes, inputs=inputs, outputs=outputs
         )
