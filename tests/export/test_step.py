@@ -175,7 +175,9 @@ def test_the_manifest_tells_what_was_done(make_checkpoint: Make, tmp_path: Path)
 
 
 @pytest.fixture(scope="module")
-def full_size(tmp_path_factory: pytest.TempPathFactory, make_checkpoint: Make) -> Callable[..., Path]:
+def full_size(
+    tmp_path_factory: pytest.TempPathFactory, make_checkpoint: Make
+) -> Callable[..., Path]:
     """A function that saves random weights in a published geometry."""
     del tmp_path_factory
 
@@ -188,9 +190,7 @@ def full_size(tmp_path_factory: pytest.TempPathFactory, make_checkpoint: Make) -
 
 
 @pytest.mark.slow
-def test_base_geometry_holds_the_byte_budgets(
-    full_size: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_base_geometry_holds_the_byte_budgets(full_size: Make, tmp_path: Path) -> None:
     source = full_size(
         hidden_size=768, num_hidden_layers=12, num_attention_heads=12, intermediate_size=3072
     )
@@ -208,9 +208,7 @@ def test_base_geometry_holds_the_byte_budgets(
 
 
 @pytest.mark.slow
-def test_xxlarge_geometry_is_exported_in_bounded_memory(
-    full_size: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_xxlarge_geometry_is_exported_in_bounded_memory(full_size: Make, tmp_path: Path) -> None:
     import json
     import subprocess
     import sys
@@ -229,6 +227,8 @@ def test_xxlarge_geometry_is_exported_in_bounded_memory(
     manifest = json.loads((out / "manifest.json").read_text())
     limit = 3.5 * manifest["parameter_bytes"]
     assert manifest["parameter_bytes"] > 890e6
-    assert all(manifest["steps"][s]["peak_memory_bytes"] < limit for s in ("load", "trace", "write"))
+    assert all(
+        manifest["steps"][s]["peak_memory_bytes"] < limit for s in ("load", "trace", "write")
+    )
     shutil.rmtree(source)
     shutil.rmtree(out)
