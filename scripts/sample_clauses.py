@@ -156,13 +156,16 @@ def _quality(draw: Draw, noun: str, sign: int) -> Clause:
             ("the {n} is never short of {q}", 1.1),
             ("the {n} has more {q} than {r}", 1.0),
             ("the {n} trades {q} for {r}", -1.0),
-            ("what the {n} needs is more {q}", -1.0 if sign > 0 else 0.0),
+            ("what the {n} needs is more {o}", 0.0),
         )
     )
     text = pattern.format(
-        n=noun, q=draw.common(words.QUALITIES[sign]), r=draw.common(words.QUALITIES[-sign])
+        n=noun,
+        q=draw.common(words.QUALITIES[sign]),
+        r=draw.common(words.QUALITIES[-sign]),
+        o=draw.common(words.QUALITIES[1]),
     )
-    return Clause(text=text, score=sign * factor)
+    return Clause(text=text, score=sign * factor if factor else -1.0)
 
 
 def _reaction(draw: Draw, noun: str, sign: int) -> Clause:

@@ -60,6 +60,11 @@ def opinion(draw: Draw, sign: int | None = None) -> Clause:
     return Clause(text=marked(made.text, 1 if made.score > 0 else -1), score=made.score)
 
 
+def _with_article(text: str) -> str:
+    """Write "an" where a vowel follows."""
+    return re.sub(r"\ba (?=[aeiou])", "an ", text)
+
+
 def _fragment(draw: Draw) -> Clause:
     """Build a verdict without a verb, the shortest kind of row."""
     sign = draw.sign()
@@ -82,8 +87,7 @@ def _fragment(draw: Draw) -> Clause:
         )
     )
     text = pattern.format(a=first.text, b=second.text, c=other.text, n=noun)
-    text = re.sub(r"\ba (?=[aeiou])", "an ", text)
-    return Clause(text=text, score=score)
+    return Clause(text=_with_article(text), score=score)
 
 
 def _contrast(draw: Draw) -> Clause:
@@ -129,7 +133,7 @@ def _list(draw: Draw) -> Clause:
 
 def _fill(draw: Draw, pattern: str) -> str:
     """Complete a phrase that carries no opinion."""
-    return pattern.format(
+    text = pattern.format(
         z=draw.pick(words.ASIDES),
         p=draw.pick(words.PLACES),
         k=draw.common(words.KINDS),
@@ -138,6 +142,7 @@ def _fill(draw: Draw, pattern: str) -> str:
         m=draw.rng.randrange(71, 199),
         w=make_name("person", draw.rng, draw.held_out).lower(),
     )
+    return _with_article(text)
 
 
 def _with_filler(draw: Draw, core: Clause) -> str:

@@ -1,11 +1,13 @@
 """Optimization of the sample checkpoints on one CPU thread, the same steps in every run."""
 
 import bisect
+import json
 import random
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     import torch
@@ -141,11 +143,12 @@ def optimize(
     from tqdm import tqdm
 
     weights: list[torch.nn.Parameter] = [*model.parameters(), *extra]
+    groups: list[dict[str, Any]] = [
+        {"params": [w for w in weights if w.ndim > 1]},
+        {"params": [w for w in weights if w.ndim <= 1], "weight_decay": 0.0},
+    ]
     optimizer = torch.optim.AdamW(
-        [
-            {"params": [w for w in weights if w.ndim > 1]},
-            {"params": [w for w in weights if w.ndim <= 1], "weight_decay": 0.0},
-        ],
+        groups,
         lr=recipe.learning_rate,
         betas=(0.9, 0.98),
         weight_decay=recipe.weight_decay,
@@ -168,3 +171,17 @@ def optimize(
         if step % 20 == 0:
             bar.set_postfix(loss=f"{loss.item():.3f}")
     model.eval()
+
+
+def save_checkpoint(model: "PreTrainedModel", folder: Path) -> None:
+    """Write `config.json` and `model.safetensors` (float32) without traces of the machine."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    model.float().save_pretrained(folder)
+    (folder / "model.safetensors").chmod(0o644)
+    path = folder / "config.json"
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    for name in ("_name_or_path", "transformers_version"):
+        settings.pop(name, None)
+    path.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -7,11 +7,26 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from albert_deploy.scripts import sample_questions, sample_reviews
+
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 SPECIALS: Final = ("<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]")
 SCORE_DIGITS: Final = 6
+PIECES: Final = 2_000
+FROM_REVIEWS: Final = 20_000
+FROM_QUESTIONS: Final = 12_000
+
+
+def vocabulary_texts() -> list[str]:
+    """Generate the text both vocabularies are learned from; either grammar alone is too small."""
+    reviews = sample_reviews.generate(FROM_REVIEWS, seed=1, held_out=False)
+    pages = sample_questions.generate(
+        FROM_QUESTIONS, seed=11, held_out=False, most_answers=1, long_share=0.05
+    )
+    questions = [question.text for page in pages for question in page.questions]
+    return [*(r.text for r in reviews), *(page.paragraph.text for page in pages), *questions]
 
 
 def learn_pieces(texts: Iterable[str], size: int) -> list[tuple[str, float]]:
@@ -130,6 +145,8 @@ def write_tokenizer(folder: Path, pieces: list[tuple[str, float]], max_length: i
         "eos_token": "[SEP]",
         "keep_accents": False,
         "mask_token": "[MASK]",
+        # Transformers 5 leaves the type ids of ALBERT out unless told otherwise.
+        "model_input_names": ["input_ids", "token_type_ids", "attention_mask"],
         "model_max_length": max_length,
         "pad_token": "<pad>",
         "remove_space": True,

@@ -61,61 +61,46 @@ def write_scores(folder: Path, scores: dict[str, float], rows: int) -> None:
 
 def make_sst2(folder: Path) -> dict[str, float]:
     """Generate the SST-2 style sample into a folder, train its checkpoint and score it."""
-    from albert_deploy.scripts import sample_models as models
+    from albert_deploy.scripts import sample_classifier as classifier
+    from albert_deploy.scripts import sample_vocabulary as vocabulary
     from albert_deploy.scripts.sample_scoring import review_scores
-    from albert_deploy.scripts.sample_vocabulary import (
-        build_tokenizer,
-        learn_pieces,
-        write_tokenizer,
-    )
+    from albert_deploy.scripts.sample_training import save_checkpoint
 
-    train, dev = models.review_rows()
+    train, dev = classifier.review_rows()
     rows = [(row.text, row.label) for row in dev]
-    write_reviews(
-        folder / "data" / "train.tsv", [(r.text, r.label) for r in train[:SHIPPED_REVIEWS]]
-    )
+    shipped = [(row.text, row.label) for row in train[:SHIPPED_REVIEWS]]
+    write_reviews(folder / "data" / "train.tsv", shipped)
     write_reviews(folder / "data" / "dev.tsv", rows)
-    pieces = learn_pieces(models.vocabulary_texts(), models.PIECES)
-    write_tokenizer(folder, pieces, models.REVIEW_LENGTH)
-    tokenizer = build_tokenizer(pieces)
-    model = models.train_reviews(tokenizer, train)
-    models.save_checkpoint(model, folder)
+    pieces = vocabulary.learn_pieces(vocabulary.vocabulary_texts(), vocabulary.PIECES)
+    vocabulary.write_tokenizer(folder, pieces, classifier.LENGTH)
+    tokenizer = vocabulary.build_tokenizer(pieces)
+    model = classifier.train_reviews(tokenizer, train)
+    save_checkpoint(model, folder)
     scores = review_scores(model, tokenizer, rows)
-    write_scores(folder, scores, len(dev))
+    write_scores(folder, scores, len(rows))
     return scores
 
 
 def make_squad(folder: Path) -> dict[str, float]:
     """Generate the SQuAD style sample into a folder, train its checkpoint and score it."""
-    from albert_deploy.scripts import sample_models as models
+    from albert_deploy.scripts import sample_reader as reader
+    from albert_deploy.scripts import sample_vocabulary as vocabulary
     from albert_deploy.scripts.sample_questions import as_squad
     from albert_deploy.scripts.sample_scoring import question_scores
-    from albert_deploy.scripts.sample_vocabulary import (
-        build_tokenizer,
-        learn_pieces,
-        write_tokenizer,
-    )
+    from albert_deploy.scripts.sample_training import save_checkpoint
 
-    train, easy, dev_pages = models.question_pages()
+    train, easy, dev_pages = reader.question_pages()
     dev = as_squad(dev_pages, mark="dev")
-    write_questions(
-        folder / "data" / "train-v1.1.json",
-        first_questions(as_squad(train, mark="train"), SHIPPED_QUESTIONS),
-    )
+    shipped = first_questions(as_squad(train, mark="train"), SHIPPED_QUESTIONS)
+    write_questions(folder / "data" / "train-v1.1.json", shipped)
     write_questions(folder / "data" / "dev-v1.1.json", dev)
-    pieces = learn_pieces(models.vocabulary_texts(), models.PIECES)
-    write_tokenizer(folder, pieces, models.QUESTION_LENGTH)
-    tokenizer = build_tokenizer(pieces)
-    model = models.train_questions(tokenizer, train, easy)
-    models.save_checkpoint(model, folder)
-    scores = question_scores(
-        model,
-        tokenizer,
-        dev,
-        length=models.QUESTION_LENGTH,
-        stride=models.QUESTION_STRIDE,
-    )
-    write_scores(folder, scores, models.DEV_QUESTIONS)
+    pieces = vocabulary.learn_pieces(vocabulary.vocabulary_texts(), vocabulary.PIECES)
+    vocabulary.write_tokenizer(folder, pieces, reader.LENGTH)
+    tokenizer = vocabulary.build_tokenizer(pieces)
+    model = reader.train_questions(tokenizer, train, easy)
+    save_checkpoint(model, folder)
+    scores = question_scores(model, tokenizer, dev, length=reader.LENGTH, stride=reader.STRIDE)
+    write_scores(folder, scores, reader.DEV_QUESTIONS)
     return scores
 
 

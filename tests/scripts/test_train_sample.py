@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from albert_deploy.scripts import sample_models as models
-from albert_deploy.scripts import train_sample
+from albert_deploy.scripts import sample_classifier, sample_reader, train_sample
 from albert_deploy.scripts.sample_clauses import Draw, clause
 from albert_deploy.scripts.sample_paragraphs import paragraph
 from albert_deploy.scripts.sample_questions import as_squad, generate
@@ -31,12 +30,12 @@ LIMIT = 4 * 2**20
 
 @pytest.fixture(scope="module")
 def review_rows():
-    return models.review_rows()
+    return sample_classifier.review_rows(4 * train_sample.SHIPPED_REVIEWS)
 
 
 @pytest.fixture(scope="module")
 def question_pages():
-    return models.question_pages()
+    return sample_reader.question_pages(4 * train_sample.SHIPPED_QUESTIONS, 2_000)
 
 
 def read_document(name):
@@ -77,14 +76,31 @@ def test_another_seed_gives_other_reviews():
 
 def test_no_dev_review_occurs_in_training(review_rows):
     train, dev = review_rows
-    assert len({row.text for row in dev}) == len(dev) == models.DEV_REVIEWS
+    assert len({row.text for row in dev}) == len(dev) == sample_classifier.DEV_REVIEWS
     assert not {row.text for row in dev} & {row.text for row in train}
+
+
+def test_excluded_review_is_not_generated():
+    first = generate_reviews(200, seed=1, held_out=False)
+    taken = frozenset(row.text for row in first[:50])
+    assert not taken & {
+        row.text for row in generate_reviews(200, seed=1, held_out=False, exclude=taken)
+    }
 
 
 def test_no_dev_context_occurs_in_training(question_pages):
     train, easy, dev = question_pages
     contexts = {page.paragraph.text for page in [*train, *easy]}
     assert not contexts & {page.paragraph.text for page in dev}
+
+
+@pytest.mark.slow
+def test_no_dev_row_occurs_in_the_whole_training_set():
+    train, dev = sample_classifier.review_rows()
+    assert not {row.text for row in dev} & {row.text for row in train}
+    pages, easy, dev_pages = sample_reader.question_pages()
+    contexts = {page.paragraph.text for page in [*pages, *easy]}
+    assert not contexts & {page.paragraph.text for page in dev_pages}
 
 
 @pytest.mark.parametrize("name", ["train.tsv", "dev.tsv"])
@@ -138,8 +154,8 @@ def test_some_dev_contexts_need_several_windows():
                 tokenizer,
                 question,
                 context,
-                length=models.QUESTION_LENGTH,
-                stride=models.QUESTION_STRIDE,
+                length=sample_reader.LENGTH,
+                stride=sample_reader.STRIDE,
             )
         )
         for context, question, _ in flatten(read_document("dev-v1.1.json"))
@@ -171,6 +187,20 @@ def test_tokenizer_follows_albert(task):
     begin = context.index("Holley")
     pieces = [o for o in alone.offsets if begin <= o[0] < begin + len("Holley")]
     assert pieces[0][0] == begin
+
+
+@pytest.mark.parametrize("task", ["sst2", "squad"])
+def test_transformers_reads_the_same_tokenizer(task):
+    from transformers import AutoTokenizer
+
+    loaded = AutoTokenizer.from_pretrained(SAMPLE / task)
+    pair = ("Who is not  dull?", "The Kesssen lamp, a GOOD one, cost 12 crowns in 1802.")
+    mine = tokenizer_of(task).encode(*pair)
+    theirs = loaded(*pair, return_offsets_mapping=True)
+    assert theirs["input_ids"] == mine.ids
+    assert theirs["token_type_ids"] == mine.type_ids
+    assert theirs["offset_mapping"] == mine.offsets
+    assert loaded.model_max_length in {sample_classifier.LENGTH, sample_reader.LENGTH}
 
 
 def test_marks_leave_spans():
@@ -205,9 +235,9 @@ def test_question_count_is_exact():
 
 def test_plan_grows_in_length():
     lengths = [5] * 50 + [20] * 50 + [40] * 50
-    recipe = Recipe(steps=200, batch_rows=4, learning_rate=1e-3, first_cap=5, last_cap=40, bend=1.0)
+    recipe = Recipe(steps=400, batch_rows=4, learning_rate=1e-3, first_cap=5, last_cap=40, bend=1.0)
     plan = graded_batches(lengths, recipe, range(100, 150))
-    assert [len(batch) for batch in plan] == [4] * 200
+    assert [len(batch) for batch in plan] == [4] * 400
     assert all(lengths[i] == 5 for batch in plan[:40] for i in batch)
     assert all(i >= 100 for batch in plan[-20:] for i in batch)
     with pytest.raises(ValueError, match="no row"):
@@ -314,8 +344,8 @@ def test_reader_has_its_recorded_score():
         model,
         tokenizer_of("squad"),
         read_document("dev-v1.1.json"),
-        length=models.QUESTION_LENGTH,
-        stride=models.QUESTION_STRIDE,
+        length=sample_reader.LENGTH,
+        stride=sample_reader.STRIDE,
     )
     recorded = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
     assert 75 <= found["f1"] <= 95
