@@ -180,6 +180,50 @@ def validate(
     _show(directory, run(directory, config, note=_note))
 
 
+@cli.command()
+@click.argument("directory", metavar="[DIR]", required=False, type=click.Path(path_type=Path))
+@_option("--lengths", default="8,32,128,384", help="Tokens of a row, separated by commas.")
+@_option("--threads", default=1, type=click.IntRange(min=1), help="Threads of each contender.")
+@_option("--repeats", default=15, type=click.IntRange(min=1), help="Timed rounds.")
+@_option("--source", default=None, help="The checkpoint; by default where it was exported from.")
+@_option("--no-torch", is_flag=True, help="Leave PyTorch out.")
+@_option("--random", "geometry", default=None, help="Instead of DIR: base, large, xlarge, xxlarge.")
+@_option("--out", type=click.Path(path_type=Path), default=None, help="JSON file to write too.")
+def bench(
+    directory: Path | None,
+    lengths: str,
+    threads: int,
+    repeats: int,
+    source: str | None,
+    no_torch: bool,
+    geometry: str | None,
+    out: Path | None,
+) -> None:
+    """Measure size, load time and latency of the variants in DIR beside PyTorch.
+
+    All run in turns, so that the ratios hold on a busy machine too. Without DIR, --random makes
+    a model with random weights in the geometry of a published ALBERT, in a temporary folder.
+    """
+    if (directory is None) == (geometry is None):
+        raise click.UsageError("give either DIR or --random GEOMETRY")
+    if source is not None and (no_torch or geometry is not None):
+        raise click.UsageError("--source goes with DIR and without --no-torch")
+    from albert_deploy.scripts.bench import bench_directory, bench_random
+    from albert_deploy.validation.latency import BenchConfig
+
+    config = BenchConfig(
+        lengths=_numbers(lengths),
+        threads=threads,
+        repeats=repeats,
+        source=source,
+        torch=not no_torch,
+    )
+    if directory is not None:
+        bench_directory(directory, config, out=out, show=click.echo, note=_note)
+    elif geometry is not None:
+        bench_random(geometry, config, out=out, show=click.echo, note=_note)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with a documented code."""
     # Waiting threads sleep: PyTorch's spin, which starves other processes on a shared machine.
@@ -194,7 +238,8 @@ def main(arguments: list[str] | None = None) -> None:
         error.show()
         sys.exit(error.exit_code)
     except AlbertDeployError as error:
-        click.echo(f"error: {error}", err=True)
+        # One line, whatever a library's own message holds.
+        click.echo(f"error: {' '.join(str(error).splitlines())}", err=True)
         sys.exit(error.exit_code)
     except Exception as error:
         click.echo(
@@ -212,6 +257,13 @@ def _names(text: str) -> tuple[str, ...]:
     if not names:
         raise InputError(f"--variants names none; use some of: {', '.join(VARIANTS)}")
     return names
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise click.BadParameter(f"got --lengths {text}; wanted numbers such as 8,32") from None
 
 
 def _parse_dataset(text: str | None) -> tuple[str, Path | None] | None:

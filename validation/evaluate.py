@@ -39,6 +39,7 @@ class EvaluateConfig:
         max_query_length: Tokens of a question.
         n_best: Starts and ends considered for an answer.
         max_answer_tokens: Longest answer.
+        grid_texts: Rows whose texts the edge grid uses.
         unlabelled_rows: Real texts that are run where there is no data set.
     """
 
@@ -47,6 +48,7 @@ class EvaluateConfig:
     max_query_length: int = 64
     n_best: int = 20
     max_answer_tokens: int = 30
+    grid_texts: int = 64
     unlabelled_rows: int = 64
 
 
@@ -57,6 +59,7 @@ class Evidence:
     Attributes:
         rows: Number of rows.
         differences: Variant -> output -> comparison with the source.
+        texts: Token ids of the first rows, each int64 [tokens].
         errors: Variant -> largest absolute difference of each row, [rows].
         predictions: Source or variant -> row id -> class id or answer; empty without a data set.
         metrics: Source or variant -> metric -> percent; empty without a data set.
@@ -64,6 +67,7 @@ class Evidence:
 
     rows: int = 0
     differences: dict[str, dict[str, Difference]] = field(default_factory=dict)
+    texts: list[npt.NDArray[np.int64]] = field(default_factory=list)
     errors: dict[str, list[float]] = field(default_factory=dict)
     predictions: dict[str, dict[str, Any]] = field(default_factory=dict)
     metrics: dict[str, dict[str, float]] = field(default_factory=dict)
@@ -136,6 +140,8 @@ def evaluate(
         outputs = {
             name: [session.run(feeds) for feeds in row.feeds] for name, session in sessions.items()
         }
+        if len(evidence.texts) < config.grid_texts:
+            evidence.texts.append(row.feeds[0]["input_ids"].reshape(-1))
         for variant in variants:
             evidence.errors[variant].append(
                 _compare(evidence.differences[variant], outputs[SOURCE], outputs[variant])

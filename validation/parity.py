@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,15 +114,24 @@ class Case:
     feeds: Mapping[str, npt.NDArray[np.int64]]
 
 
-def edge_grid(contract: dict[str, Any], config: dict[str, Any], *, seed: int = 0) -> list[Case]:
+def edge_grid(
+    contract: dict[str, Any],
+    config: dict[str, Any],
+    texts: Sequence[npt.NDArray[np.int64]],
+    *,
+    seed: int = 0,
+) -> list[Case]:
     """Return the grid of batch sizes, lengths and masks that every variant must survive.
 
     Batch 1 meets each mask alone; larger batches mix them, so that rows of one batch differ.
+    Rows are real texts, joined until they are long enough: on random tokens a trained model's
+    answer is noise, and so is any comparison of it.
 
     Args:
         contract: The manifest's contract.
-        config: The checkpoint's configuration, for the vocabulary and type sizes.
-        seed: Seed of the random token ids.
+        config: The checkpoint's configuration, for the number of token types.
+        texts: Token ids of real texts, each int64 [tokens].
+        seed: Seed of the choice of texts and of the holes.
     """
     random = np.random.default_rng(seed)
     longest = int(contract["max_length"])
@@ -134,8 +143,9 @@ def edge_grid(contract: dict[str, Any], config: dict[str, Any], *, seed: int = 0
         for batch in BATCHES:
             for kinds in _mixes(batch):
                 shape = (batch, 2, length) if choices else (batch, length)
-                ids = random.integers(0, config["vocab_size"], shape)
-                mask = np.empty(shape, np.int64)
+                ids, mask = np.empty(shape, np.int64), np.empty(shape, np.int64)
+                for row in ids.reshape(-1, length):
+                    row[:] = _joined(texts, length, int(random.integers(len(texts))))
                 for row, kind in zip(mask.reshape(-1, length), _cycle(kinds), strict=False):
                     row[:] = _mask(kind, length, random)
                 second = np.broadcast_to(np.arange(length) >= (length + 1) // 2, shape)
@@ -144,6 +154,16 @@ def edge_grid(contract: dict[str, Any], config: dict[str, Any], *, seed: int = 0
                 label = f"batch {batch}, length {length}, {'+'.join(kinds)}"
                 cases.append(Case(name=label, feeds=feeds))
     return cases
+
+
+def _joined(
+    texts: Sequence[npt.NDArray[np.int64]], length: int, first: int
+) -> npt.NDArray[np.int64]:
+    """Return ``length`` tokens of the texts from ``first`` on, starting over at their end."""
+    parts: list[npt.NDArray[np.int64]] = []
+    while sum(len(part) for part in parts) < length:
+        parts.append(texts[(first + len(parts)) % len(texts)])
+    return np.concatenate(parts)[:length]
 
 
 def _mixes(batch: int) -> list[tuple[str, ...]]:

@@ -101,7 +101,7 @@ def validate(
             dataset=config.dataset,
             config=config.evaluate,
         )
-        cases = edge_grid(contract, manifest["source"]["config"])
+        cases = edge_grid(contract, manifest["source"]["config"], evidence.texts)
         note(f"{evidence.rows} rows done; {len(cases)} cases of the edge grid")
         grid = run_grid(sessions, cases, decide)
     report: dict[str, Any] = {

@@ -57,8 +57,9 @@ def test_decisions_by_sign() -> None:
 
 
 def test_the_grid_has_every_batch_length_and_mask() -> None:
-    config = {"vocab_size": 50, "type_vocab_size": 2}
-    cases = edge_grid(_contract(["batch", "sequence"]), config)
+    config = {"type_vocab_size": 2}
+    texts = [np.arange(20, 29), np.arange(30, 50)]
+    cases = edge_grid(_contract(["batch", "sequence"]), config, texts)
     shapes = {case.feeds["input_ids"].shape for case in cases}
     assert shapes == {(b, n) for b in BATCHES for n in (1, 2, 17, 128, 512)}
     wide = next(c for c in cases if c.feeds["input_ids"].shape == (7, 17)).feeds["attention_mask"]
@@ -73,13 +74,17 @@ def test_the_grid_has_every_batch_length_and_mask() -> None:
     alone = {tuple(c.feeds["attention_mask"][0]) for c in cases if len(c.name.split("+")) == 1}
     assert len(alone) > 5
     for case in cases:
-        assert case.feeds["input_ids"].max() < 50
+        joined = case.feeds["input_ids"].reshape(-1, case.feeds["input_ids"].shape[-1])
+        assert {int(row[0]) for row in joined} <= {20, 30}
+        assert {int(n) for n in np.unique(np.diff(joined))} <= {1, 2, -8, -19, -29}
         assert set(np.unique(case.feeds["token_type_ids"])) <= {0, 1}
 
 
 def test_the_grid_follows_the_model() -> None:
     cases = edge_grid(
-        _contract(["batch", "choices", "sequence"], 17), {"vocab_size": 9, "type_vocab_size": 1}
+        _contract(["batch", "choices", "sequence"], 17),
+        {"type_vocab_size": 1},
+        [np.arange(9)],
     )
     assert {c.feeds["input_ids"].shape for c in cases} == {
         (b, 2, n) for b in BATCHES for n in (1, 2, 17)

@@ -1,0 +1,169 @@
+"""The bench command: of a deployment directory, or of random weights in a published geometry."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from albert_deploy.export.step import ExportConfig, export
+from albert_deploy.quantize.step import QuantizeConfig, quantize
+from albert_deploy.runtime.contract import VARIANTS
+from albert_deploy.runtime.errors import InputError
+from albert_deploy.runtime.manifest import write_json
+from albert_deploy.validation.latency import BenchConfig, bench
+from albert_deploy.validation.latency_report import record, text
+from albert_deploy.validation.sample import SAMPLES
+
+_Say = Callable[[str], None]
+
+# The four sizes of ALBERT v2, Lan et al. 2020, table 1, as their released config.json have them.
+GEOMETRIES: dict[str, dict[str, int]] = {
+    "base": {
+        "hidden_size": 768,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "intermediate_size": 3072,
+    },
+    "large": {
+        "hidden_size": 1024,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "intermediate_size": 4096,
+    },
+    "xlarge": {
+        "hidden_size": 2048,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "intermediate_size": 8192,
+    },
+    "xxlarge": {
+        "hidden_size": 4096,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 64,
+        "intermediate_size": 16384,
+    },
+}
+_COMMON = {
+    "vocab_size": 30000,
+    "embedding_size": 128,
+    "max_position_embeddings": 512,
+    "type_vocab_size": 2,
+    "hidden_act": "gelu_new",
+    "num_labels": 2,
+}
+
+
+def bench_directory(
+    directory: Path,
+    config: BenchConfig,
+    *,
+    out: Path | None = None,
+    show: _Say = print,
+    note: _Say = lambda _: None,
+) -> dict[str, Any]:
+    """Measure a deployment directory, show the tables and write ``reports/bench.*`` there.
+
+    Args:
+        directory: Deployment directory.
+        config: Options.
+        out: JSON file to write too.
+        show: Called with the tables, before anything is written.
+        note: Called with a line about each stage.
+
+    Returns:
+        The report.
+
+    Raises:
+        InputError: The directory or the source cannot be used.
+        ContractError: A file is not the one that the manifest records.
+        MachineError: An engine is missing or the disk is full.
+    """
+    report = bench(directory, config, note=note)
+    show(text(report))
+    record(directory, report)
+    if out is not None:
+        write_json(out, report)
+    return report
+
+
+def bench_random(
+    geometry: str,
+    config: BenchConfig,
+    *,
+    out: Path | None = None,
+    show: _Say = print,
+    note: _Say = lambda _: None,
+) -> dict[str, Any]:
+    """Measure an ALBERT classifier with random weights, made in a temporary folder.
+
+    Args:
+        geometry: Key of ``GEOMETRIES``.
+        config: Options; its variants (None for all) are made.
+        out: JSON file to write.
+        show: Called with the tables, before anything is written.
+        note: Called with a line about each stage.
+
+    Returns:
+        The report; its source names the geometry instead of the folder, which is gone.
+
+    Raises:
+        InputError: Unknown geometry.
+        ContractError: An artifact breaks an invariant.
+        MachineError: A package is missing or the disk is full.
+    """
+    with tempfile.TemporaryDirectory(prefix="albert-deploy-bench-") as folder:
+        checkpoint, directory = Path(folder) / "checkpoint", Path(folder) / "deployment"
+        note(f"making an ALBERT-{geometry} with random weights in {folder}")
+        random_checkpoint(geometry, out=checkpoint, seed=config.seed)
+        export(str(checkpoint), ExportConfig(), out=directory)
+        variants = tuple(VARIANTS) if config.variants is None else config.variants
+        quantize(directory, QuantizeConfig(variants=variants), note=note)
+        report = bench(directory, config, note=note)
+    report["source"]["path"] = f"ALBERT-{geometry} geometry, random weights"
+    show(text(report))
+    if out is not None:
+        write_json(out, report)
+    return report
+
+
+def random_checkpoint(
+    geometry: str,
+    *,
+    out: Path,
+    seed: int = 0,
+    geometries: Mapping[str, Mapping[str, int]] = GEOMETRIES,
+) -> None:
+    """Save an ALBERT classifier with random weights and the sample's tokenizer.
+
+    Args:
+        geometry: Key of ``geometries``.
+        out: Folder to make.
+        seed: Seed of the weights.
+        geometries: Fields of ``AlbertConfig`` by name.
+
+    Raises:
+        InputError: Unknown geometry.
+    """
+    if geometry not in geometries:
+        raise InputError(f"unknown geometry {geometry!r}; use one of: {', '.join(geometries)}")
+    import torch
+    from transformers import AlbertConfig, AlbertForSequenceClassification
+    from transformers.utils import logging
+
+    config = AlbertConfig(**_COMMON, **geometries[geometry])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = AlbertForSequenceClassification(config)
+    logging.disable_progress_bar()
+    model.save_pretrained(out)
+    tokenizer = SAMPLES["sample-sst2"].checkpoint
+    (out / "tokenizer.json").write_bytes((tokenizer / "tokenizer.json").read_bytes())
+    settings = json.loads((tokenizer / "tokenizer_config.json").read_text(encoding="utf-8"))
+    # The sample is a shorter model; its limit would rule the longer lengths out.
+    write_json(
+        out / "tokenizer_config.json",
+        settings | {"model_max_length": config.max_position_embeddings},
+    )

@@ -1,0 +1,404 @@
+import json
+import statistics
+from contextlib import ExitStack
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from albert_deploy.export.step import ExportConfig, export
+from albert_deploy.quantize.step import QuantizeConfig, quantize
+from albert_deploy.runtime.errors import ContractError, InputError
+from albert_deploy.runtime.manifest import is_intact, read_manifest, write_manifest
+from albert_deploy.scripts import bench as command
+from albert_deploy.scripts.bench import bench_directory, bench_random, random_checkpoint
+from albert_deploy.scripts.cli import cli
+from albert_deploy.validation.contenders import Contender
+from albert_deploy.validation.latency import (
+    BenchConfig,
+    bench,
+    fitting_lengths,
+    random_row,
+    summarize,
+)
+from albert_deploy.validation.latency_report import record, table, text
+from albert_deploy.validation.machine import describe, machine
+from albert_deploy.validation.turns import (
+    LEAST_ROUNDS,
+    load_in_turns,
+    rotated,
+    time_in_turns,
+    torch_threads,
+)
+
+ALL = ["torch", "fp32", "fp16", "int8", "ort-quantize-dynamic"]
+TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+QUICK = BenchConfig(lengths=(8, 32, 128), repeats=3, warmup=1, loads=2)
+
+
+class Clock:
+    """Seconds that pass only when a fake session works."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+class FakeSession:
+    outputs = ("logits",)
+
+    def __init__(self, name, clock, seconds, log):
+        self.name, self.clock, self.seconds, self.log = name, clock, seconds, log
+
+    def run(self, feeds):
+        self.log.append((self.name, feeds))
+        self.clock.now += self.seconds * feeds
+        return {}
+
+    def close(self):
+        self.log.append((self.name, "close"))
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+
+def fakes(speeds, clock, log):
+    return {name: FakeSession(name, clock, seconds, log) for name, seconds in speeds.items()}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(make_checkpoint):
+    return make_checkpoint()
+
+
+@pytest.fixture(scope="module")
+def directory(checkpoint, tmp_path_factory):
+    out = tmp_path_factory.mktemp("bench") / "deployment"
+    export(str(checkpoint), ExportConfig(), out=out)
+    quantize(out, QuantizeConfig())
+    return out
+
+
+@pytest.fixture(scope="module")
+def report(directory):
+    return bench(directory, QUICK)
+
+
+def test_report_has_every_contender_and_fitting_length(report):
+    assert list(report["contenders"]) == ALL
+    assert report["lengths"] == [8, 32]
+    assert report["left_out"] == [128]
+    assert report["rounds"] == 3
+    for contender in report["contenders"].values():
+        assert list(contender["latency"]) == ["8", "32"]
+        assert contender["bytes"] > 0
+        assert len(contender["load_times_ms"]) == 2
+        assert contender["load_ms"] == statistics.median(contender["load_times_ms"]) > 0
+
+
+def test_ratios_follow_from_raw_times(report):
+    base = report["contenders"][report["baseline"]]["latency"]
+    assert report["baseline"] == "torch"
+    for contender in report["contenders"].values():
+        for length, cell in contender["latency"].items():
+            times, reference = cell["times_ms"], base[length]["times_ms"]
+            assert len(times) == report["rounds"]
+            assert min(times) > 0
+            assert cell["median_ms"] == statistics.median(times)
+            assert cell["min_ms"] == min(times)
+            assert cell["ratio_median"] == pytest.approx(
+                statistics.median(reference) / statistics.median(times)
+            )
+            assert cell["ratio_min"] == pytest.approx(min(reference) / min(times))
+
+
+def test_report_names_the_bytes_it_measured(report, directory):
+    manifest = read_manifest(directory)
+    for name in ("fp32", "fp16", "int8"):
+        contender = report["contenders"][name]
+        assert contender["sha256"] == manifest["files"][contender["file"]]["sha256"]
+        assert contender["bytes"] == (directory / contender["file"]).stat().st_size
+    source = report["contenders"]["torch"]
+    assert source["sha256"] == report["source"]["sha256"] == manifest["source"]["sha256"]
+    assert source["bytes"] == manifest["parameter_bytes"]
+
+
+def test_text_shows_all_of_it(report):
+    shown = text(report)
+    for word in ("torch eager", "fp32 (ONNX Runtime)", "fp16", "int8", "ORT quantize_dynamic"):
+        assert shown.count(f"| {word} ") == 2
+    assert "left out: lengths 128; the model takes at most 64 tokens" in shown
+    assert f"{report['machine']['cores']} cores" in shown
+    assert "batch 1, 1 thread, 3 interleaved rounds" in shown
+
+
+def test_table_holds_rounded_numbers(report):
+    head, _, *rows = table(report, "min").splitlines()
+    assert [cell.strip() for cell in head.split("|")[2:-1]] == [
+        "MB",
+        "load ms",
+        "8 tokens",
+        "32 tokens",
+    ]
+    assert len(rows) == len(ALL)
+    for row, contender in zip(rows, report["contenders"].values(), strict=True):
+        cells = [cell.strip() for cell in row.split("|")[1:-1]]
+        assert cells[0] == contender["label"]
+        ms, ratio = cells[3].split()
+        assert float(ms) == pytest.approx(contender["latency"]["8"]["min_ms"], rel=0.05, abs=0.01)
+        assert float(ratio.strip("(x)")) == pytest.approx(
+            contender["latency"]["8"]["ratio_min"], abs=0.01
+        )
+
+
+def test_record_writes_reports_and_enters_them(report, directory):
+    before = read_manifest(directory)["files"]
+    paths = record(directory, report)
+    manifest = read_manifest(directory)
+    assert json.loads(paths[0].read_text(encoding="utf-8")) == report
+    assert paths[1].read_text(encoding="utf-8").startswith("<?xml")
+    for name in ("reports/bench.json", "reports/bench.svg"):
+        assert is_intact(directory, manifest, name)
+    assert before.items() <= manifest["files"].items()
+    assert manifest["steps"]["bench"] == {"rounds": 3, "threads": 1}
+
+
+def test_bench_writes_nothing_into_directory(directory):
+    def state():
+        return {p: p.stat().st_mtime_ns for p in directory.rglob("*")}
+
+    before = state()
+    bench(directory, BenchConfig(lengths=(8,), repeats=1, loads=1))
+    assert state() == before
+
+
+def test_torch_threads_are_restored(directory):
+    torch.set_num_threads(2)
+    try:
+        bench(directory, BenchConfig(lengths=(8,), repeats=1, loads=1, peer=False))
+        assert torch.get_num_threads() == 2
+        with torch_threads(1):
+            assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(1)
+
+
+def test_turns_rotate():
+    clock, log = Clock(), []
+    sessions = fakes({"a": 1.0, "b": 2.0, "c": 3.0}, clock, log)
+    rows = {1: 1, 10: 10}
+    times = time_in_turns(sessions, rows, repeats=3, warmup=1, seconds=1e9, clock=clock)
+    # Each turn is an untimed run of the shortest row, then the one that counts.
+    assert {feeds for _, feeds in log[::2]} == {1}
+    turns = [(name, feeds) for name, feeds in log[1::2]]
+    orders = ["abc", "bca", "cab", "abc"]
+    assert turns == [(name, n) for order in orders for n in (1, 10) for name in order]
+    assert times == {
+        "a": {1: [1e3] * 3, 10: [1e4] * 3},
+        "b": {1: [2e3] * 3, 10: [2e4] * 3},
+        "c": {1: [3e3] * 3, 10: [3e4] * 3},
+    }
+
+
+def test_no_round_starts_after_the_time_is_up():
+    for seconds, rounds in ((0, LEAST_ROUNDS), (19.5, 9), (1e9, 20)):
+        clock = Clock()
+        sessions = fakes({"a": 1.0}, clock, [])
+        times = time_in_turns(sessions, {1: 1}, repeats=20, warmup=1, seconds=seconds, clock=clock)
+        assert len(times["a"][1]) == rounds
+
+
+def test_loads_rotate_and_only_the_last_stays_open():
+    clock, log = Clock(), []
+
+    def contender(name, seconds):
+        def load():
+            clock.now += seconds
+            log.append((name, "open"))
+            return FakeSession(name, clock, seconds, log)
+
+        return Contender(name=name, open=load, bytes=1, sha256="")
+
+    with ExitStack() as stack:
+        found = [contender("a", 0.1), contender("b", 0.2)]
+        sessions, times = load_in_turns(found, 2, stack, clock=clock)
+        assert list(sessions) == ["a", "b"]
+        assert times == {"a": [100, 100], "b": [200, 200]}
+        opened = [name for name, what in log if what == "open"]
+        assert opened == list("abbaab")
+        assert log[-2:] == [("a", "open"), ("b", "open")]
+    assert log[-2:] == [("b", "close"), ("a", "close")]
+
+
+def test_summary_is_relative_to_the_first():
+    found = [Contender(name=n, open=lambda: None, bytes=1, sha256="") for n in ("slow", "quick")]
+    times = {"slow": {8: [40.0, 50.0, 90.0]}, "quick": {8: [10.0, 20.0, 30.0]}}
+    rows = summarize(found, {"slow": [1.0, 2.0, 9.0], "quick": [3.0]}, times)
+    assert rows["slow"]["load_ms"] == 2
+    cell = rows["quick"]["latency"]["8"]
+    assert (cell["median_ms"], cell["min_ms"]) == (20, 10)
+    assert (cell["ratio_median"], cell["ratio_min"]) == (2.5, 4)
+
+
+def test_rotation():
+    assert [rotated("abc", n) for n in range(4)] == [list(s) for s in ("abc", "bca", "cab", "abc")]
+
+
+def test_lengths_are_split_at_the_limit():
+    assert fitting_lengths((128, 8, 64, 8), 64) == ((8, 64), (128,))
+    with pytest.raises(InputError, match="at most 64 tokens: pass shorter"):
+        fitting_lengths((65,), 64)
+
+
+@pytest.mark.parametrize(
+    ("axes", "shape"),
+    [(["batch", "sequence"], (1, 5)), (["batch", "choices", "sequence"], (1, 2, 5))],
+)
+def test_random_row_is_full_and_repeatable(axes, shape):
+    manifest = {
+        "contract": {"inputs": [{"axes": axes}]},
+        "source": {"config": {"vocab_size": 7}},
+    }
+    row, again = (random_row(manifest, 5, seed=3) for _ in range(2))
+    for name, values in row.items():
+        assert values.shape == shape
+        assert values.dtype == "int64"
+        assert (values == again[name]).all()
+    assert row["attention_mask"].all()
+    assert 0 <= row["input_ids"].min() <= row["input_ids"].max() < 7
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"lengths": ()},
+        {"lengths": (8, 0)},
+        {"threads": 0},
+        {"repeats": 0},
+        {"loads": 0},
+        {"warmup": -1},
+        {"seconds": -1.0},
+        {"variants": ("int3",)},
+    ],
+)
+def test_bad_configuration_is_refused(settings):
+    with pytest.raises(InputError):
+        BenchConfig(**settings)
+
+
+def test_source_that_is_gone_is_left_out(directory, tmp_path):
+    copy = copy_directory(directory, tmp_path / "copy")
+    manifest = read_manifest(copy)
+    manifest["source"]["path"] = str(tmp_path / "gone")
+    write_manifest(copy, manifest)
+    heard = []
+    config = BenchConfig(lengths=(8,), repeats=1, loads=1, peer=False)
+    report = bench(copy, config, note=heard.append)
+    assert list(report["contenders"]) == ["fp32", "fp16", "int8"]
+    assert report["baseline"] == "fp32"
+    assert "torch eager: left out" in report["notes"][0]
+    assert report["notes"][0] in heard
+    assert "times as fast as fp32 (ONNX Runtime)" in text(report)
+    with pytest.raises(InputError, match="nowhere"):
+        bench(copy, BenchConfig(lengths=(8,), repeats=1, source=str(tmp_path / "nowhere")))
+
+
+def test_a_peer_that_fails_is_left_out(directory, monkeypatch):
+    def fail(*_):
+        raise ValueError("no luck")
+
+    monkeypatch.setattr("onnxruntime.quantization.quantize_dynamic", fail)
+    report = bench(directory, BenchConfig(lengths=(8,), repeats=1, loads=1, torch=False))
+    assert list(report["contenders"]) == ["fp32", "fp16", "int8"]
+    assert report["notes"][1] == "ORT quantize_dynamic: left out, ValueError: no luck"
+
+
+def test_changed_or_absent_variant_is_refused(directory, tmp_path):
+    copy = copy_directory(directory, tmp_path / "copy")
+    with (copy / "onnx/model_int8.onnx").open("ab") as file:
+        file.write(b" ")
+    config = BenchConfig(lengths=(8,), repeats=1, loads=1, torch=False, variants=("int8",))
+    with pytest.raises(ContractError, match=r"model_int8\.onnx"):
+        bench(copy, config)
+    manifest = read_manifest(copy)
+    del manifest["variants"]["int8"]
+    write_manifest(copy, manifest)
+    with pytest.raises(InputError, match="holds no variant int8; it holds: fp32, fp16"):
+        bench(copy, config)
+
+
+def test_command_prints_and_writes(directory, tmp_path):
+    copy, out = copy_directory(directory, tmp_path / "copy"), tmp_path / "kept.json"
+    arguments = ["bench", str(copy), "--lengths", "4,8", "--repeats", "1", "--no-torch"]
+    result = CliRunner().invoke(cli, [*arguments, "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    assert "| int8 " in result.stdout
+    kept = json.loads(out.read_text(encoding="utf-8"))
+    assert kept == json.loads((copy / "reports/bench.json").read_text(encoding="utf-8"))
+    assert kept["lengths"] == [4, 8]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["DIR", "--random", "base"],
+        ["DIR", "--lengths", "8,many"],
+        ["DIR", "--threads", "0"],
+        ["DIR", "--source", "x", "--no-torch"],
+        ["--random", "base", "--source", "x"],
+    ],
+)
+def test_wrong_usage(arguments):
+    assert CliRunner().invoke(cli, ["bench", *arguments]).exit_code == 2
+
+
+def test_what_was_measured_is_shown_though_it_cannot_be_written(directory, monkeypatch):
+    def fail(*_):
+        raise InputError("read-only")
+
+    monkeypatch.setattr(command, "record", fail)
+    shown = []
+    config = BenchConfig(lengths=(8,), repeats=1, loads=1, torch=False, peer=False)
+    with pytest.raises(InputError, match="read-only"):
+        bench_directory(directory, config, show=shown.append)
+    assert "| int8 " in shown[0]
+
+
+def test_random_weights_in_a_geometry(tmp_path, monkeypatch):
+    monkeypatch.setitem(command.GEOMETRIES, "tiny", TINY | {"intermediate_size": 64})
+    shown, out = [], tmp_path / "kept.json"
+    config = BenchConfig(lengths=(8, 512), repeats=1, warmup=0, loads=1, torch=False, peer=False)
+    report = bench_random("tiny", config, out=out, show=shown.append)
+    assert report["lengths"] == [8, 512]
+    assert report["source"]["path"] == "ALBERT-tiny geometry, random weights"
+    assert json.loads(out.read_text(encoding="utf-8")) == report
+    assert "ALBERT-tiny" in shown[0]
+
+
+def test_unknown_geometry_lists_the_known(tmp_path):
+    with pytest.raises(InputError, match="'huge'; use one of: base, large, xlarge, xxlarge"):
+        random_checkpoint("huge", out=tmp_path / "x")
+
+
+def test_machine_is_described():
+    known = machine()
+    assert known["cpu"]
+    assert known["cores"] >= 1
+    assert known["versions"]["onnxruntime"]
+    assert describe(known | {"load_average": 1.5}).endswith("load average 1.5 at the start")
+    assert "load average" not in describe(known | {"load_average": None})
+
+
+def copy_directory(source, target):
+    for path in source.rglob("*"):
+        if path.is_file():
+            place = target / path.relative_to(source)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes(path.read_bytes())
+    return target

@@ -1,0 +1,125 @@
+"""Load and time several sessions in turns, so that all of them meet the same machine."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TypeVar
+
+from tqdm import tqdm
+
+from albert_deploy.runtime.session import Feeds, Session
+from albert_deploy.validation.contenders import Contender
+
+# Rounds that are run even where the time is up, so that a median means something.
+LEAST_ROUNDS = 3
+
+_Clock = Callable[[], float]
+_T = TypeVar("_T")
+
+
+def load_in_turns(
+    found: Sequence[Contender],
+    rounds: int,
+    stack: contextlib.ExitStack,
+    *,
+    clock: _Clock = time.perf_counter,
+) -> tuple[dict[str, Session], dict[str, list[float]]]:
+    """Load every contender once per round; the sessions of the last round stay open.
+
+    A first round is not counted: it imports the engines and brings the files into memory.
+
+    Args:
+        found: Contenders.
+        rounds: Timed rounds.
+        stack: Closes the sessions that are returned.
+        clock: Seconds.
+
+    Returns:
+        Sessions, and the load times in ms, both by contender.
+    """
+    times: dict[str, list[float]] = {c.name: [] for c in found}
+    sessions: dict[str, Session] = {}
+    for number in range(rounds + 1):
+        for contender in rotated(found, number):
+            start = clock()
+            session = contender.open()
+            elapsed = clock() - start
+            if number:
+                times[contender.name].append(_ms(elapsed))
+            if number == rounds:
+                sessions[contender.name] = stack.enter_context(session)
+            else:
+                session.close()
+    return {c.name: sessions[c.name] for c in found}, times
+
+
+def time_in_turns(
+    sessions: Mapping[str, Session],
+    rows: Mapping[int, Feeds],
+    *,
+    repeats: int,
+    warmup: int,
+    seconds: float,
+    clock: _Clock = time.perf_counter,
+) -> dict[str, dict[int, list[float]]]:
+    """Time every session once per round and length, each round starting with the next one.
+
+    Before each timed run the session runs the shortest row untimed: the others have just pushed
+    its weights out of the processor's caches, where they are when a model is alone.
+
+    Args:
+        sessions: Sessions by contender.
+        rows: Feeds by length.
+        repeats: Timed rounds.
+        warmup: Untimed rounds before them.
+        seconds: No new round starts after this time, but ``LEAST_ROUNDS`` are always run.
+        clock: Seconds.
+
+    Returns:
+        Times in ms, [rounds], by contender and length.
+    """
+    names = list(sessions)
+    times: dict[str, dict[int, list[float]]] = {n: {length: [] for length in rows} for n in names}
+    shortest = rows[min(rows)]
+    begin = clock()
+    rounds = warmup + repeats
+    with tqdm(total=rounds * len(rows) * len(names), desc="bench", unit="run", disable=None) as bar:
+        for number in range(rounds):
+            timed = number - warmup
+            if timed >= LEAST_ROUNDS and clock() - begin > seconds:
+                break
+            for length, feeds in rows.items():
+                for name in rotated(names, number):
+                    sessions[name].run(shortest)
+                    start = clock()
+                    sessions[name].run(feeds)
+                    elapsed = clock() - start
+                    if timed >= 0:
+                        times[name][length].append(_ms(elapsed))
+                    bar.update()
+    return times
+
+
+def rotated(items: Sequence[_T], by: int) -> list[_T]:
+    """Return the items in order, starting with number ``by`` (counted round and round)."""
+    first = by % len(items)
+    return [*items[first:], *items[:first]]
+
+
+@contextlib.contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """Let PyTorch use ``count`` threads inside one operator for the length of the block."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _ms(seconds: float) -> float:
+    return round(seconds * 1e3, 4)
