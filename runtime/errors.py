@@ -7,11 +7,10 @@
     ├── ContractError     4  sharing, coverage or heads: the artifact is not what was asked for
     ├── ParityError       5  outputs differ from the fp32 source by more than the limit
     ├── AccuracyError     6  the task score dropped by more than the gate allows
-    ├── UndecidedError    8  the evidence does not suffice for a verdict
     └── MachineError      9  this machine lacks a package, a device, disk space or a network
 
-Code 0 is a pass, 2 a usage error, 7 is kept for performance gates, 10 is an internal
-error (a bug here) and 130 an interrupt.
+Code 0 is a pass, 2 a usage error, 7 and 8 are kept for performance gates and undecided
+verdicts, 10 is an internal error (a bug here) and 130 an interrupt.
 """
 
 from __future__ import annotations
@@ -52,12 +51,6 @@ class AccuracyError(AlbertDeployError):
     exit_code = 6
 
 
-class UndecidedError(AlbertDeployError):
-    """The evidence at hand does not suffice for a verdict."""
-
-    exit_code = 8
-
-
 class MachineError(AlbertDeployError):
     """This machine cannot do it: a package, a device, disk space or a network is missing."""
 
@@ -71,7 +64,6 @@ EXIT_CODES: dict[int, str] = {
     ContractError.exit_code: "contract breach: sharing, coverage, heads or recorded bytes",
     ParityError.exit_code: "parity breach: outputs differ too much from the fp32 source",
     AccuracyError.exit_code: "accuracy breach: the task score dropped too far",
-    UndecidedError.exit_code: "undecided: the evidence does not suffice",
     MachineError.exit_code: "not possible on this machine",
     EXIT_INTERNAL: "internal error",
     EXIT_INTERRUPTED: "interrupted",
