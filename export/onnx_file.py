@@ -151,8 +151,8 @@ def _reference(data: mmap.mmap, start: int, end: int, name: str) -> bytes:
         tensor.data_location = onnx.TensorProto.EXTERNAL
         for key, value in (("location", name), ("offset", place[0]), ("length", place[1])):
             tensor.external_data.add(key=key, value=str(value))
-    body = bytes(tensor.SerializeToString())
-    return _tag(_INITIALIZER, len(body)) + body
+    message = bytes(tensor.SerializeToString())
+    return _tag(_INITIALIZER, len(message)) + message
 
 
 def _fields(data: mmap.mmap, start: int, end: int) -> Iterator[tuple[int, int, int, int]]:
