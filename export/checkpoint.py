@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from albert_deploy.export.weights import (
+    BUFFERS,
+    PICKLE,
+    SAFETENSORS,
+    check_safetensors,
+    first_line,
+    listed,
+    unpickle,
+    weight_files,
+)
 from albert_deploy.runtime.contract import FAMILIES, TASKS, task_named
-from albert_deploy.runtime.errors import InputError, MachineError
+from albert_deploy.runtime.errors import AlbertDeployError, InputError, MachineError
 from albert_deploy.runtime.manifest import sha256_of
 
 if TYPE_CHECKING:
@@ -18,10 +27,15 @@ if TYPE_CHECKING:
 
     import torch
 
-SAFETENSORS, PICKLE = "model.safetensors", "pytorch_model.bin"
 _HUB_FILES = ["*.json", "*.safetensors", "spiece.model", "vocab.txt"]
-# Keys of tensors that older checkpoints store although they hold no weights.
-_BUFFERS = ("position_ids", "token_type_ids")
+# What no configuration leaves out.
+_SIZES = (
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "max_position_embeddings",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,8 +97,11 @@ def find_checkpoint(
     """
     path, commit = _locate(given, revision, allow_pickle)
     config = _read_config(path)
-    weights = _weight_files(path, allow_pickle)
-    digests = [sha256_of(file) for file in weights]
+    weights = weight_files(path, allow_pickle)
+    try:
+        digests = [sha256_of(file) for file in weights]
+    except OSError as error:
+        raise InputError(f"cannot read the weights: {error}; allow reading the file") from error
     sha256 = (
         digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
     )
@@ -93,7 +110,7 @@ def find_checkpoint(
     )
 
 
-def identify_task(config: Mapping[str, Any], asked: str) -> str:
+def identify_task(config: dict[str, Any], asked: str) -> str:
     """Return the task's name: the one asked for, or the one of the checkpoint's architecture.
 
     Synonyms that optimum knows (``sequence-classification``, ``masked-lm``) are accepted.
@@ -105,18 +122,18 @@ def identify_task(config: Mapping[str, Any], asked: str) -> str:
         if asked not in TASKS:
             from optimum.exporters.tasks import TasksManager
 
-            asked = TasksManager.map_from_synonym(asked)
+            synonym = TasksManager.map_from_synonym(asked)
+            asked = synonym if synonym in TASKS else asked
         task_named(asked)
         return asked
     prefix = FAMILIES[config["model_type"]]
-    architectures = config.get("architectures") or []
+    architectures = config_architectures(config).split(", ")
     for architecture in architectures:
         for name, task in TASKS.items():
             if architecture == prefix + task.architecture:
                 return name
-    found = ", ".join(architectures) or "none"
     raise InputError(
-        f"cannot tell the task from config.json (architectures: {found}); "
+        f"cannot tell the task from config.json ({config_architectures(config)}); "
         f"pass --task with one of: {', '.join(TASKS)}"
     )
 
@@ -150,14 +167,14 @@ def load_model(source: Source, task: str, *, attention: str = "eager") -> Loaded
         if source.weights[0].suffix == ".bin":
             model, info = model_class.from_pretrained(
                 None,
-                state_dict=_unpickle(source.weights),
+                state_dict=unpickle(source.weights),
                 attn_implementation=attention,
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
                 **arguments,
             )
         else:
-            _check_safetensors(source.weights)
+            check_safetensors(source.weights)
             model, info = model_class.from_pretrained(
                 source.path,
                 use_safetensors=True,
@@ -167,9 +184,11 @@ def load_model(source: Source, task: str, *, attention: str = "eager") -> Loaded
                 output_loading_info=True,
                 **arguments,
             )
-    except (OSError, ValueError, TypeError, KeyError, RuntimeError, AttributeError) as error:
+    except AlbertDeployError:
+        raise
+    except Exception as error:  # a broken configuration makes transformers raise anything
         raise InputError(
-            f"transformers cannot load {source.given} as {name}: {_first_line(error)}; "
+            f"transformers cannot load {source.given} as {name}: {_one_line(error)}; "
             "check config.json against the weights"
         ) from error
     finally:
@@ -184,9 +203,12 @@ def load_model(source: Source, task: str, *, attention: str = "eager") -> Loaded
 
 
 def _locate(given: str, revision: str | None, allow_pickle: bool) -> tuple[Path, str | None]:
-    path = Path(given).expanduser()
-    if path.is_dir():
-        return path, None
+    try:
+        path = Path(given).expanduser()
+        if path.is_dir():
+            return path, None
+    except (OSError, RuntimeError) as error:  # no permission, too long a name, no such user
+        raise InputError(f"cannot read {given}: {error}; give a folder that can be read") from error
     from albert_deploy.validation.sample import SAMPLES
 
     if given in SAMPLES:
@@ -211,12 +233,12 @@ def _download(given: str, revision: str | None, allow_pickle: bool) -> tuple[Pat
     except (hub.RepositoryNotFoundError, hub.RevisionNotFoundError, hub.HFValidationError) as error:
         raise InputError(
             f"{given} is neither a folder here nor a readable model on the Hugging Face hub "
-            f"({_first_line(error)}); check the name and --revision"
+            f"({first_line(error)}); check the name and --revision"
         ) from error
-    except (OSError, hub.LocalEntryNotFoundError) as error:
+    except Exception as error:  # timeouts and refusals have the classes of the hub's HTTP client
         raise MachineError(
             f"{given} is no folder here and the Hugging Face hub cannot be reached "
-            f"({_first_line(error)}); give a local folder"
+            f"({first_line(error)}); give a local folder"
         ) from error
     return path, path.name
 
@@ -229,102 +251,62 @@ def _read_config(path: Path) -> dict[str, Any]:
         raise InputError(
             f"{path} has no config.json; give the folder of a transformers checkpoint"
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"cannot read {file}: {error}; save the checkpoint again") from error
     family = config.get("model_type") if isinstance(config, dict) else None
-    if family not in FAMILIES:
+    if not isinstance(family, str) or family not in FAMILIES:
         raise InputError(
             f"{path} holds a {family or 'nameless'} model ({config_architectures(config)}); "
             f"supported model types: {', '.join(FAMILIES)}"
         )
+    for key in _SIZES:
+        if type(config.get(key)) is not int or config[key] < 1:
+            raise InputError(
+                f"{file}: {key} is {config.get(key)!r}, wanted a whole number above 0; "
+                "save the checkpoint again"
+            )
+    pad = config.get("pad_token_id")
+    if pad is not None and (type(pad) is not int or not 0 <= pad < config["vocab_size"]):
+        raise InputError(f"{file}: pad_token_id is {pad!r}, wanted a token of the vocabulary")
     return dict(config)
 
 
 def config_architectures(config: Any) -> str:
     """Return the architectures of a configuration as text for a message."""
     names = config.get("architectures") if isinstance(config, dict) else None
-    return ", ".join(names) if names else "no architectures"
-
-
-def _weight_files(path: Path, allow_pickle: bool) -> tuple[Path, ...]:
-    index = path / f"{SAFETENSORS}.index.json"
-    if (path / SAFETENSORS).is_file():
-        return (path / SAFETENSORS,)
-    if index.is_file():
-        return _shards(path, index)
-    if (path / PICKLE).is_file():
-        if allow_pickle:
-            return (path / PICKLE,)
-        raise InputError(
-            f"{path} has its weights only as a pickle ({PICKLE}), which can run code when it "
-            "is read; convert it to safetensors, or pass --allow-pickle (read with "
-            "weights_only=True)"
-        )
-    raise InputError(f"{path} has no {SAFETENSORS}; save the checkpoint with save_pretrained")
-
-
-def _shards(path: Path, index: Path) -> tuple[Path, ...]:
-    try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (OSError, ValueError, KeyError, AttributeError) as error:
-        raise InputError(f"cannot read {index}: {error}; save the checkpoint again") from error
-    shards = tuple(path / name for name in names)
-    for shard in shards:
-        if shard.parent != path or not shard.is_file():
-            raise InputError(f"{index} names {shard.name}, which is not in {path}")
-    return shards
-
-
-def _check_safetensors(files: Iterable[Path]) -> None:
-    from safetensors import SafetensorError, safe_open
-
-    for file in files:
-        try:
-            with safe_open(file, framework="pt") as tensors:
-                if not list(tensors.keys()):
-                    raise InputError(f"{file} holds no tensors; save the checkpoint again")
-        except SafetensorError as error:
-            raise InputError(
-                f"{file} is truncated or damaged ({_first_line(error)}); copy or download it again"
-            ) from error
-
-
-def _unpickle(files: tuple[Path, ...]) -> dict[str, Any]:
-    import torch
-
-    try:
-        state = torch.load(files[0], map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        raise InputError(
-            f"{files[0]} cannot be read as plain tensors ({_first_line(error)}); "
-            "convert it to safetensors where it was trained"
-        ) from error
-    if not isinstance(state, dict):
-        raise InputError(f"{files[0]} holds a {type(state).__name__}, not a state dictionary")
-    return state
+    if not isinstance(names, list) or not names:
+        return "no architectures"
+    return ", ".join(str(name) for name in names)
 
 
 def _check_fit(source: Source, task: str, name: str, info: Mapping[str, Any]) -> tuple[str, ...]:
     missing = sorted(info["missing_keys"])
     if missing:
+        remedy = "pass the --task that it was trained for"
+        if any(_is_backbone(key) for key in missing):
+            remedy = "save the whole model with save_pretrained"
         raise InputError(
             f"{source.given} ({config_architectures(source.config)}) does not fit task {task}: "
-            f"{name} also needs {_listed(missing)}; pass the --task that it was trained for"
+            f"{name} also needs {listed(missing)}; {remedy}"
         )
     if info["mismatched_keys"]:
         parts = [
             f"{k} is {_shape(a)}, config.json says {_shape(b)}"
             for k, a, b in sorted(info["mismatched_keys"])
         ]
-        raise InputError(f"{source.given}: config.json contradicts the weights: {_listed(parts)}")
-    unexpected = sorted(k for k in info["unexpected_keys"] if not k.endswith(_BUFFERS))
-    backbone = [k for k in unexpected if ".encoder." in f".{k}" or ".embeddings." in f".{k}"]
+        raise InputError(f"{source.given}: config.json contradicts the weights: {listed(parts)}")
+    unexpected = sorted(k for k in info["unexpected_keys"] if not k.endswith(BUFFERS))
+    backbone = [k for k in unexpected if _is_backbone(k)]
     if backbone:
         raise InputError(
             f"{source.given}: config.json contradicts the weights: the model that it describes "
-            f"has no place for {_listed(backbone)}"
+            f"has no place for {listed(backbone)}"
         )
     return tuple(unexpected)
+
+
+def _is_backbone(key: str) -> bool:
+    return ".encoder." in f".{key}" or ".embeddings." in f".{key}"
 
 
 def _check_finite(source: Source, model: torch.nn.Module) -> None:
@@ -333,20 +315,14 @@ def _check_finite(source: Source, model: torch.nn.Module) -> None:
     broken = [name for name, p in model.named_parameters() if not bool(torch.isfinite(p).all())]
     if broken:
         raise InputError(
-            f"{source.given} has NaN or infinite weights in {_listed(broken)}; "
+            f"{source.given} has NaN or infinite weights in {listed(broken)}; "
             "take an earlier checkpoint of the training"
         )
-
-
-def _listed(names: list[str], limit: int = 6) -> str:
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more
 
 
 def _shape(size: Iterable[int]) -> str:
     return "x".join(str(n) for n in size)
 
 
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__

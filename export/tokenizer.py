@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from albert_deploy.runtime.errors import InputError
-from albert_deploy.runtime.manifest import os_failure, writing
+from albert_deploy.runtime.manifest import os_failure, write_json, writing
 
 TOKENIZER = "tokenizer.json"
 _CONFIG = "tokenizer_config.json"
-_VOCABULARIES = ("spiece.model", "vocab.txt")
+_SPIECE, _VOCAB = _VOCABULARIES = ("spiece.model", "vocab.txt")
 _COPIED = (TOKENIZER, _CONFIG, "special_tokens_map.json", "added_tokens.json", *_VOCABULARIES)
 # transformers writes this number where a tokenizer sets no limit.
 _NO_LIMIT = 10**20
@@ -53,21 +53,72 @@ def _convert(source: Path, out: Path, *, keep: list[str]) -> None:
     from transformers import AutoTokenizer
 
     made = out / ".tokenizer"
+    remedy = "save the fast tokenizer there with save_pretrained"
+    pieces = _pieces(source / _SPIECE, remedy) if _SPIECE in keep and TOKENIZER not in keep else []
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True)
         tokenizer.save_pretrained(made)
+        named = [v for k, v in tokenizer.special_tokens_map.items() if isinstance(v, str)]
+        if pieces:
+            _undo_extras(made, pieces, named)
         for path in sorted(made.iterdir()):
             if path.name not in keep:
                 _copy(path, out / path.name)
-    except (OSError, ValueError, TypeError, KeyError, RuntimeError, AttributeError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except Exception as error:  # a broken vocabulary makes tokenizers raise plain Exception
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise InputError(
-            f"cannot make {TOKENIZER} from the vocabulary in {source}: {reason}"
+            f"cannot make {TOKENIZER} from the vocabulary in {source}: {reason}; {remedy}"
         ) from error
     finally:
         shutil.rmtree(made, ignore_errors=True)
     if not (out / TOKENIZER).is_file():
-        raise InputError(f"transformers made no {TOKENIZER} from the vocabulary in {source}")
+        raise InputError(
+            f"transformers made no {TOKENIZER} from the vocabulary in {source}; {remedy}"
+        )
+    if TOKENIZER not in keep and not pieces:
+        words = set((source / _VOCAB).read_text(encoding="utf-8").splitlines())
+        # transformers would add them behind the vocabulary, with ids the model never saw.
+        if missing := [token for token in named if token not in words]:
+            raise InputError(f"{source / _VOCAB} lacks {', '.join(missing)}; {remedy}")
+
+
+def _pieces(file: Path, remedy: str) -> list[tuple[str, float]]:
+    """Read the pieces of a SentencePiece model with the scores that ALBERT gives them.
+
+    ALBERT's own tokenizer splits the comma off a number (google-research/albert,
+    ``tokenization.encode_pieces``); a piece such as ``2012,`` that costs 100 more never wins.
+    """
+    import sentencepiece
+
+    try:
+        model = sentencepiece.SentencePieceProcessor()
+        model.LoadFromSerializedProto(file.read_bytes())
+    except (OSError, RuntimeError) as error:
+        raise InputError(f"{file} is damaged ({error}); copy it again, or {remedy}") from error
+    return [
+        (piece, model.get_score(i) - (100.0 if piece[-1:] == "," and piece[-2:-1].isdigit() else 0))
+        for i, piece in enumerate(model.id_to_piece(i) for i in range(model.get_piece_size()))
+    ]
+
+
+def _undo_extras(made: Path, pieces: list[tuple[str, float]], named: list[str]) -> None:
+    """Give a converted tokenizer the pieces as they were trained.
+
+    transformers 5 makes special tokens of user-defined pieces (full stop, brackets, quotes),
+    which swallow the space before them, and leaves the scores of numbers with a comma.
+    """
+    file, settings = made / TOKENIZER, made / _CONFIG
+    content = json.loads(file.read_text(encoding="utf-8"))
+    content["model"]["vocab"][: len(pieces)] = pieces
+    content["added_tokens"] = [
+        token | {"lstrip": token["content"] == "[MASK]"}
+        for token in content["added_tokens"]
+        if token["content"] in named or token["id"] >= len(pieces)
+    ]
+    write_json(file, content)
+    options = json.loads(settings.read_text(encoding="utf-8"))
+    options.pop("extra_special_tokens", None)
+    write_json(settings, options)
 
 
 def _check(out: Path, config: dict[str, Any]) -> int:
@@ -78,12 +129,12 @@ def _check(out: Path, config: dict[str, Any]) -> int:
     if largest >= config["vocab_size"]:
         raise InputError(
             f"the tokenizer knows token {largest}, the model only {config['vocab_size']} tokens; "
-            "it is the tokenizer of another model"
+            "it is the tokenizer of another model: give the one that this model was trained with"
         )
     try:
         settings = json.loads((out / _CONFIG).read_text(encoding="utf-8"))
         limit = int(settings.get("model_max_length") or _NO_LIMIT)
-    except (OSError, ValueError, AttributeError, TypeError) as error:
+    except (OSError, ValueError, AttributeError, TypeError, OverflowError) as error:
         raise InputError(f"cannot read {_CONFIG}: {error}; save the tokenizer again") from error
     return limit
 
