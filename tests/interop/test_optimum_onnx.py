@@ -1,0 +1,47 @@
+"""optimum-onnx answers from a deployment directory as our runtime does.
+
+It needs an environment of 1.3 GB with an older transformers, so it runs only on request:
+``ALBERT_DEPLOY_OPTIMUM_VENV=FOLDER`` says where that environment is, or is to be made.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPTS = Path(__file__).resolve().parents[2] / "scripts" / "interop"
+VARIABLE = "ALBERT_DEPLOY_OPTIMUM_VENV"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    VARIABLE not in os.environ,
+    reason=f"makes an environment of 1.3 GB: set {VARIABLE} to a folder for it",
+)
+def test_answers_as_our_runtime(directory: Path) -> None:
+    lines = (SCRIPTS / "sentences.txt").read_text(encoding="utf-8").splitlines()
+    texts = [*lines, "a long and warm film that never ends " * 60]
+    ran = subprocess.run(
+        [SCRIPTS / "optimum_onnx.sh", directory, os.environ[VARIABLE]],
+        input="\n".join(texts),
+        capture_output=True,
+        encoding="utf-8",
+        timeout=900,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    compared = subprocess.run(
+        [sys.executable, SCRIPTS / "compare.py", directory],
+        input=ran.stdout,
+        capture_output=True,
+        encoding="utf-8",
+        timeout=120,
+        check=False,
+    )
+    assert compared.returncode == 0, compared.stdout + compared.stderr
+    for variant in ("fp32", "fp16", "int8"):
+        assert f"{variant}: {len(texts)} texts, 0 labels differ" in compared.stdout
