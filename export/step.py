@@ -7,9 +7,15 @@ import importlib.metadata
 import platform
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from albert_deploy.export.checkpoint import Source, find_checkpoint, identify_task, load_model
+from albert_deploy.export.checkpoint import (
+    Loaded,
+    Source,
+    find_checkpoint,
+    identify_task,
+    load_model,
+)
 from albert_deploy.runtime.contract import (
     FAMILIES,
     TASKS,
@@ -21,7 +27,6 @@ from albert_deploy.runtime.directory import check_replaceable, publish, staged
 from albert_deploy.runtime.errors import InputError
 from albert_deploy.runtime.manifest import (
     FORMAT_VERSION,
-    MANIFEST_NAME,
     file_record,
     is_intact,
     read_manifest,
@@ -29,6 +34,9 @@ from albert_deploy.runtime.manifest import (
     write_manifest,
 )
 from albert_deploy.runtime.measure import measured
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
 _TOOLS = ("albert-deploy", "torch", "transformers", "onnx", "onnx-ir", "onnxscript", "onnxruntime")
 
@@ -108,44 +116,21 @@ def export_into(work: Path, source: Source, task: str) -> dict[str, Any]:
     """Write a complete fp32 deployment directory into an empty folder; return its manifest."""
     from albert_deploy.export.attention import register
     from albert_deploy.export.checks import check_artifact
-    from albert_deploy.export.naming import (
-        canonical_names,
-        name_constants,
-        name_initializers,
-        name_nodes,
-    )
-    from albert_deploy.export.normalize import drop_annotations, normalize
     from albert_deploy.export.onnx_file import save
-    from albert_deploy.export.to_onnx import OPSET, trace
+    from albert_deploy.export.to_onnx import OPSET
     from albert_deploy.export.tokenizer import write_tokenizer
 
     family = source.config["model_type"]
     text = write_tokenizer(source.path, work, source.config)
     with measured() as loading:
         loaded = load_model(source, task, attention=register())
-        config = loaded.config
     with measured() as tracing:
-        model = trace(loaded.model, task, config)
-        passes = normalize(model)
-        name_initializers(model, canonical_names(loaded.model))
-        name_constants(model)
-        name_nodes(model, family, uses=_layer_uses(config), inner=_inner_layers(config))
-        drop_annotations(model)
-    versions = tool_versions()
-    model.producer_name, model.producer_version = "albert-deploy", versions["albert-deploy"]
-    # The oldest that opset 20 allows, so that older runtimes read the file too.
-    model.ir_version = 9
-    model.graph.name = f"{family}-{task}"
-    model.metadata_props.clear()
-    model.metadata_props.update(
-        {"source_sha256": source.sha256, "task": task}
-        | {f"version_{k}": v for k, v in versions.items()}
-    )
-    path = work / VARIANTS["fp32"].file
+        model, passes = _graph(loaded, source, task)
+    config, parameter_bytes, ignored = loaded.config, loaded.parameter_bytes, loaded.ignored
     inputs, outputs = input_specs(TASKS[task]), output_specs(TASKS[task], config)
+    path = work / VARIANTS["fp32"].file
     with measured() as writing:
         save(model, path)
-        parameter_bytes, ignored = loaded.parameter_bytes, loaded.ignored
         # The parameters back the graph's weights; both go before the file is read again.
         del model, loaded
         gc.collect()
@@ -168,7 +153,7 @@ def export_into(work: Path, source: Source, task: str) -> dict[str, Any]:
         },
         "parameter_bytes": parameter_bytes,
         "opset": OPSET,
-        "versions": versions,
+        "versions": tool_versions(),
         "files": {
             str(p.relative_to(work)): file_record(p) for p in sorted(work.rglob("*")) if p.is_file()
         },
@@ -183,6 +168,33 @@ def export_into(work: Path, source: Source, task: str) -> dict[str, Any]:
     return manifest
 
 
+def _graph(loaded: Loaded, source: Source, task: str) -> tuple[ir.Model, dict[str, int]]:
+    """Trace, normalize, name and stamp; return the graph and the changes of each pass."""
+    from albert_deploy.export import naming
+    from albert_deploy.export.normalize import drop_annotations, normalize
+    from albert_deploy.export.to_onnx import trace
+
+    config = loaded.config
+    family, inner = config["model_type"], int(config.get("inner_group_num", 1))
+    model = trace(loaded.model, task, config)
+    passes = normalize(model)
+    naming.name_initializers(model, naming.canonical_names(loaded.model))
+    naming.name_constants(model)
+    uses = int(config["num_hidden_layers"]) * inner
+    naming.name_nodes(model, family, uses=uses, inner=inner)
+    drop_annotations(model)
+    versions = tool_versions()
+    model.graph.name = f"{family}-{task}"
+    model.producer_name, model.producer_version = "albert-deploy", versions["albert-deploy"]
+    # The oldest that opset 20 allows, so that older runtimes read the file too.
+    model.ir_version = 9
+    # No path: two exports of one checkpoint have the same bytes wherever it lies.
+    stamp = {"source_sha256": source.sha256, "task": task}
+    model.metadata_props.clear()
+    model.metadata_props.update(stamp | {f"version_{k}": v for k, v in versions.items()})
+    return model, passes
+
+
 def tool_versions() -> dict[str, str]:
     """Return the versions of the tools that shape an artifact."""
     versions = {"python": platform.python_version()}
@@ -192,14 +204,6 @@ def tool_versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             versions[name] = "absent"
     return versions
-
-
-def _layer_uses(config: dict[str, Any]) -> int:
-    return int(config["num_hidden_layers"]) * _inner_layers(config)
-
-
-def _inner_layers(config: dict[str, Any]) -> int:
-    return int(config.get("inner_group_num", 1))
 
 
 def _labels(config: dict[str, Any]) -> list[str]:
@@ -213,6 +217,3 @@ def _problem_type(config: dict[str, Any], task: str) -> str | None:
     if config.get("problem_type"):
         return str(config["problem_type"])
     return "regression" if len(_labels(config)) == 1 else "single_label_classification"
-
-
-__all__ = ["MANIFEST_NAME", "ExportConfig", "export", "export_into", "reusable", "tool_versions"]

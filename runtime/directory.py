@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import glob
 import os
 import shutil
 import socket
@@ -12,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from albert_deploy.runtime.errors import InputError
-from albert_deploy.runtime.manifest import MANIFEST_NAME, os_failure
+from albert_deploy.runtime.manifest import MANIFEST_NAME, is_deployment, os_failure
 
 _PARTIAL = "partial"
 # renameat2(2): exchange two paths atomically; paths relative to the current folder.
@@ -27,6 +28,7 @@ def staged(out: Path) -> Iterator[Path]:
         InputError: The parent folder cannot be written.
         MachineError: The disk is full.
     """
+    out = Path(os.path.realpath(out))  # a link stays, and what it names is replaced
     work = out.parent / f".{out.name}.{_PARTIAL}-{socket.gethostname()}-{os.getpid()}"
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -43,6 +45,7 @@ def staged(out: Path) -> Iterator[Path]:
 
 def publish(work: Path, out: Path) -> None:
     """Put a finished folder in its place; whoever looks sees the old one or the new one."""
+    out = Path(os.path.realpath(out))
     try:
         if not out.exists():
             work.rename(out)
@@ -63,17 +66,19 @@ def check_replaceable(out: Path) -> bool:
     Raises:
         InputError: It holds something else, which is never overwritten.
     """
-    if out.is_file():
-        raise InputError(f"{out} is a file; choose a folder for --out")
+    if not out.name or out.name == "..":
+        raise InputError(f"{out} has no name of its own; choose a named folder for --out")
     try:
+        if out.is_file():
+            raise InputError(f"{out} is a file; choose a folder for --out")
         if not out.exists() or not any(out.iterdir()):
             return False
     except OSError as error:
         raise os_failure(error, out) from error
-    if not (out / MANIFEST_NAME).is_file():
+    if not is_deployment(out):
         raise InputError(
-            f"{out} exists and is not a deployment directory (no {MANIFEST_NAME}); "
-            "it is left alone: choose another --out"
+            f"{out} exists and is not a deployment directory (no {MANIFEST_NAME} of one); "
+            "it is left alone: choose another --out or remove it yourself"
         )
     return True
 
@@ -81,7 +86,7 @@ def check_replaceable(out: Path) -> bool:
 def _remove_abandoned(out: Path) -> None:
     """Remove what killed runs on this machine left beside ``out``."""
     prefix = f".{out.name}.{_PARTIAL}-{socket.gethostname()}-"
-    for path in out.parent.glob(f"{prefix}*"):
+    for path in out.parent.glob(f"{glob.escape(prefix)}*"):
         pid = path.name.removeprefix(prefix)
         if pid.isdigit() and not _is_running(int(pid)):
             shutil.rmtree(path, ignore_errors=True)

@@ -16,6 +16,8 @@ from albert_deploy.runtime.errors import ContractError, InputError, MachineError
 
 MANIFEST_NAME = "manifest.json"
 FORMAT_VERSION = 1
+# What every manifest of this format has.
+_KEYS = {"task", "source", "contract", "parameter_bytes", "files", "versions", "steps", "variants"}
 
 
 def sha256_of(path: Path) -> str:
@@ -85,14 +87,25 @@ def read_manifest(directory: Path) -> dict[str, Any]:
             f"{directory} is not a deployment directory: it has no {MANIFEST_NAME}; "
             f"make one with: albert-deploy export SOURCE --out {directory}"
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"cannot read {path}: {error}; export the checkpoint again") from error
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT_VERSION:
         raise InputError(
             f"{path} has format {manifest.get('format') if isinstance(manifest, dict) else '?'}, "
             f"this version reads {FORMAT_VERSION}; export the checkpoint again"
         )
+    if missing := sorted(_KEYS - set(manifest)):
+        raise InputError(f"{path} lacks {', '.join(missing)}; export the checkpoint again")
     return manifest
+
+
+def is_deployment(directory: Path) -> bool:
+    """Tell whether a folder is this project's: its manifest is one, of whatever format version."""
+    try:
+        manifest = json.loads((directory / MANIFEST_NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(manifest, dict) and "format" in manifest and "files" in manifest
 
 
 def write_manifest(directory: Path, manifest: dict[str, Any]) -> None:

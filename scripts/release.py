@@ -10,7 +10,7 @@ from typing import Any
 from albert_deploy.export.checkpoint import find_checkpoint, identify_task
 from albert_deploy.export.step import ExportConfig, export_into, reusable
 from albert_deploy.quantize.step import QuantizeConfig, quantize
-from albert_deploy.runtime.directory import publish, staged
+from albert_deploy.runtime.directory import check_replaceable, publish, staged
 from albert_deploy.runtime.errors import InputError
 from albert_deploy.validation.datasets import DATASETS, read_dataset
 from albert_deploy.validation.gate import read_gate
@@ -59,13 +59,16 @@ def release(
     if reusable(out, found, task, force=config.export.force) is not None:
         note(f"{out} holds this export already")
         return out, _finish(out, config, note)
+    real = out.resolve()
+    failed = real.with_name(real.name + FAILED_SUFFIX)
+    check_replaceable(failed)
     with staged(out) as work:
         note(f"exporting {source} ({task})")
         export_into(work, found, task)
         report = _finish(work, config, note)
         place = out
         if report["verdict"] != "pass" and out.exists():
-            place = out.with_name(out.name + FAILED_SUFFIX)
+            place = failed
         publish(work, place)
     return place, report
 

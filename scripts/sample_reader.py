@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from albert_deploy.runtime.tasks import windows
 from albert_deploy.scripts import sample_questions
 from albert_deploy.scripts.sample_questions import Page
-from albert_deploy.scripts.sample_scoring import cut_windows
 from albert_deploy.scripts.sample_training import (
     Recipe,
     graded_batches,
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 LENGTH: Final = 256
 STRIDE: Final = 64
+QUERY_LENGTH: Final = 64
 DEV_QUESTIONS: Final = 600
 TRAIN_QUESTIONS: Final = 24_000
 EASY_QUESTIONS: Final = 24_000
@@ -80,7 +81,7 @@ def question_pages(
 
 
 def _inside(offset: tuple[int, int] | None, spans: Sequence[tuple[int, int]]) -> int:
-    """Return 1 for a token within one of the spans, else 0."""
+    """Return 1 for a context token within one of the spans, else 0."""
     return int(offset is not None and any(b < offset[1] and offset[0] < e for b, e in spans))
 
 
@@ -97,22 +98,31 @@ def question_rows(tokenizer: "Tokenizer", pages: Sequence[Page]) -> list[Questio
             if f.relation == fact.relation
         ]
         text, begin = question.answers[0]
-        for window in cut_windows(
-            tokenizer, question.text, told.text, length=LENGTH, stride=STRIDE
+        for window in windows(
+            tokenizer,
+            question.text,
+            told.text,
+            max_length=LENGTH,
+            stride=STRIDE,
+            max_query_length=QUERY_LENGTH,
         ):
-            inside = [
-                i for i, o in enumerate(window.offsets) if _inside(o, [(begin, begin + len(text))])
+            offsets = [
+                (b, e) if known else None
+                for (b, e), known in zip(
+                    window.offsets.tolist(), window.is_context.tolist(), strict=True
+                )
             ]
-            spans = [o for o in window.offsets if o is not None]
+            inside = [i for i, o in enumerate(offsets) if _inside(o, [(begin, begin + len(text))])]
+            spans = [o for o in offsets if o is not None]
             whole = spans[0][0] <= begin and begin + len(text) <= spans[-1][1]
             rows.append(
                 QuestionRow(
-                    ids=window.ids,
-                    type_ids=window.type_ids,
+                    ids=tuple(window.feeds["input_ids"][0].tolist()),
+                    type_ids=tuple(window.feeds["token_type_ids"][0].tolist()),
                     first=inside[0] if whole else 0,
                     last=inside[-1] if whole else 0,
-                    about=tuple(_inside(o, about) for o in window.offsets),
-                    same=tuple(_inside(o, same) for o in window.offsets),
+                    about=tuple(_inside(o, about) for o in offsets),
+                    same=tuple(_inside(o, same) for o in offsets),
                 )
             )
     return rows

@@ -59,25 +59,66 @@ def write_scores(folder: Path, scores: dict[str, float], rows: int) -> None:
     (folder / "scores.json").write_text(text + "\n", encoding="utf-8")
 
 
+def score_checkpoint(folder: Path, name: str) -> tuple[dict[str, float], int]:
+    """Score a saved checkpoint on the dev data in its folder, as `validate` scores its source.
+
+    Args:
+        folder: Checkpoint and tokenizer, with the data under `data`.
+        name: A key of `DATASETS`.
+
+    Returns:
+        Metrics in percent, and the number of rows.
+    """
+    from albert_deploy.export.checkpoint import find_checkpoint, load_model
+    from albert_deploy.export.tokenizer import write_tokenizer
+    from albert_deploy.runtime.contract import TASKS, input_specs, output_specs
+    from albert_deploy.runtime.tasks import load_tokenizer
+    from albert_deploy.validation.datasets import DATASETS
+    from albert_deploy.validation.evaluate import SOURCE, EvaluateConfig, evaluate
+    from albert_deploy.validation.reference import TorchSession
+
+    task = DATASETS[name].task
+    source = find_checkpoint(str(folder))
+    loaded = load_model(source, task)
+    outputs = output_specs(TASKS[task], loaded.config)
+    with tempfile.TemporaryDirectory() as scratch:
+        limits = write_tokenizer(folder, Path(scratch), source.config)
+    contract = {
+        "inputs": [spec.to_json() for spec in input_specs(TASKS[task])],
+        "outputs": [spec.to_json() for spec in outputs],
+        "problem_type": loaded.config["problem_type"],
+        **limits,
+    }
+    with TorchSession(loaded.model, tuple(spec.name for spec in outputs)) as session:
+        evidence = evaluate(
+            {SOURCE: session},
+            contract=contract,
+            task=task,
+            tokenizer=load_tokenizer(folder),
+            decide={},  # how a variant is compared with the source; there is none
+            dataset=(name, folder / "data"),
+            config=EvaluateConfig(),
+        )
+    return evidence.metrics[SOURCE], evidence.rows
+
+
 def make_sst2(folder: Path) -> dict[str, float]:
     """Generate the SST-2 style sample into a folder, train its checkpoint and score it."""
     from albert_deploy.scripts import sample_classifier as classifier
     from albert_deploy.scripts import sample_vocabulary as vocabulary
-    from albert_deploy.scripts.sample_scoring import review_scores
     from albert_deploy.scripts.sample_training import save_checkpoint
 
     train, dev = classifier.review_rows()
-    rows = [(row.text, row.label) for row in dev]
     shipped = [(row.text, row.label) for row in train[:SHIPPED_REVIEWS]]
     write_reviews(folder / "data" / "train.tsv", shipped)
-    write_reviews(folder / "data" / "dev.tsv", rows)
+    write_reviews(folder / "data" / "dev.tsv", [(row.text, row.label) for row in dev])
     pieces = vocabulary.learn_pieces(vocabulary.vocabulary_texts(), vocabulary.PIECES)
     vocabulary.write_tokenizer(folder, pieces, classifier.LENGTH)
     tokenizer = vocabulary.build_tokenizer(pieces)
     model = classifier.train_reviews(tokenizer, train)
     save_checkpoint(model, folder)
-    scores = review_scores(model, tokenizer, rows)
-    write_scores(folder, scores, len(rows))
+    scores, rows = score_checkpoint(folder, "sst2")
+    write_scores(folder, scores, rows)
     return scores
 
 
@@ -86,21 +127,19 @@ def make_squad(folder: Path) -> dict[str, float]:
     from albert_deploy.scripts import sample_reader as reader
     from albert_deploy.scripts import sample_vocabulary as vocabulary
     from albert_deploy.scripts.sample_questions import as_squad
-    from albert_deploy.scripts.sample_scoring import question_scores
     from albert_deploy.scripts.sample_training import save_checkpoint
 
     train, easy, dev_pages = reader.question_pages()
-    dev = as_squad(dev_pages, mark="dev")
     shipped = first_questions(as_squad(train, mark="train"), SHIPPED_QUESTIONS)
     write_questions(folder / "data" / "train-v1.1.json", shipped)
-    write_questions(folder / "data" / "dev-v1.1.json", dev)
+    write_questions(folder / "data" / "dev-v1.1.json", as_squad(dev_pages, mark="dev"))
     pieces = vocabulary.learn_pieces(vocabulary.vocabulary_texts(), vocabulary.PIECES)
     vocabulary.write_tokenizer(folder, pieces, reader.LENGTH)
     tokenizer = vocabulary.build_tokenizer(pieces)
     model = reader.train_questions(tokenizer, train, easy)
     save_checkpoint(model, folder)
-    scores = question_scores(model, tokenizer, dev, length=reader.LENGTH, stride=reader.STRIDE)
-    write_scores(folder, scores, reader.DEV_QUESTIONS)
+    scores, rows = score_checkpoint(folder, "squad")
+    write_scores(folder, scores, rows)
     return scores
 
 
@@ -114,20 +153,25 @@ def compare(task: str, kept: Path, fresh: Path, scores: dict[str, float]) -> lis
     """List what keeps a fresh run from reproducing a committed sample; empty if nothing does.
 
     Data and tokenizer have to be equal byte for byte. Weights may differ between machines and
-    torch versions; then the fresh score has to lie within one point of the recorded one.
+    torch versions; then the fresh score has to lie within one point of the recorded one. Equal
+    weights have to have the recorded scores.
     """
-    faults = [
-        f"{task}: {name} differs"
-        for name in EXACT_FILES[task]
-        if not (kept / name).is_file() or not filecmp.cmp(kept / name, fresh / name, shallow=False)
-    ]
-    weights = "model.safetensors"
-    if not (kept / weights).is_file():
-        return [*faults, f"{task}: {weights} is missing"]
-    if filecmp.cmp(kept / weights, fresh / weights, shallow=False):
-        return faults
+
+    def equal(name: str) -> bool:
+        return (kept / name).is_file() and filecmp.cmp(kept / name, fresh / name, shallow=False)
+
+    faults = [f"{task}: {name} differs" for name in EXACT_FILES[task] if not equal(name)]
+    if not faults:
+        click.echo(f"{task}: data and tokenizer are reproduced")
+    weights, record = "model.safetensors", "scores.json"
+    missing = [name for name in (weights, record) if not (kept / name).is_file()]
+    if missing:
+        return [*faults, *(f"{task}: {name} is missing" for name in missing)]
+    if equal(weights):
+        click.echo(f"{task}: weights are reproduced")
+        return faults if equal(record) else [*faults, f"{task}: {record} differs"]
     name = MAIN_SCORE[task]
-    recorded = json.loads((kept / "scores.json").read_text(encoding="utf-8"))[name]
+    recorded = json.loads((kept / record).read_text(encoding="utf-8"))[name]
     click.echo(f"{task}: weights differ; {name} {scores[name]:.2f}, recorded {recorded:.2f}")
     if abs(recorded - scores[name]) > TOLERATED_POINTS:
         faults.append(f"{task}: {name} is {scores[name]:.2f}, not near {recorded:.2f}")

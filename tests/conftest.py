@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import string
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
@@ -23,8 +26,7 @@ def shared() -> Path:
     return folder
 
 
-@pytest.fixture
-def tiny_tokenizer() -> Tokenizer:
+def build_tiny_tokenizer() -> Tokenizer:
     """BERT's kind of tokenizer over a few words and all ASCII letters, digits and signs."""
     signs = string.ascii_lowercase + string.digits + string.punctuation
     pieces = [*SPECIALS, *WORDS, *signs, *(f"##{sign}" for sign in signs)]
@@ -39,3 +41,65 @@ def tiny_tokenizer() -> Tokenizer:
         special_tokens=[("[CLS]", vocabulary["[CLS]"]), ("[SEP]", vocabulary["[SEP]"])],
     )
     return tokenizer
+
+
+@pytest.fixture
+def tiny_tokenizer() -> Tokenizer:
+    """See ``build_tiny_tokenizer``; ids end below 200."""
+    return build_tiny_tokenizer()
+
+
+@pytest.fixture(scope="session")
+def make_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """A function that saves a tiny seeded checkpoint with the tiny tokenizer, in its own folder.
+
+    ``make_checkpoint(task, family, seed=0, tokenizer=True, **config)``: the keywords left over
+    are fields of the transformers configuration. Every weight has values that matter, biases
+    and layer norms too, so that losing one shows.
+    """
+
+    def make(
+        task: str = "text-classification",
+        family: str = "albert",
+        *,
+        seed: int = 0,
+        tokenizer: bool = True,
+        **config: Any,
+    ) -> Path:
+        import torch
+        import transformers
+
+        from albert_deploy.runtime.contract import FAMILIES, TASKS
+
+        transformers.utils.logging.disable_progress_bar()
+        torch.set_num_threads(1)
+        folder = tmp_path_factory.mktemp(f"{family}-{task}")
+        sizes: dict[str, Any] = {
+            "vocab_size": 200,
+            "hidden_size": 32,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 4,
+            "intermediate_size": 64,
+            "max_position_embeddings": 64,
+        }
+        if family == "albert":
+            sizes["embedding_size"] = 16
+        model_class = getattr(transformers, FAMILIES[family] + TASKS[task].architecture)
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            torch.manual_seed(seed)
+            model = model_class(model_class.config_class(**(sizes | config))).eval()
+            for weight in model.parameters():
+                weight.copy_(torch.randn_like(weight) * 0.1 + (weight == 1).float())
+        model.save_pretrained(folder)
+        if tokenizer:
+            build_tiny_tokenizer().save(str(folder / "tokenizer.json"))
+            names = {f"{name.strip('[]').lower()}_token": name for name in SPECIALS}
+            settings = {
+                "tokenizer_class": "PreTrainedTokenizerFast",
+                "model_max_length": (sizes | config)["max_position_embeddings"],
+                **names,
+            }
+            (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+        return folder
+
+    return make

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -67,7 +68,9 @@ def read_gate(path: Path | None) -> dict[str, Limits]:
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InputError(f"cannot read the gate {path}: {error}") from error
+        raise InputError(
+            f"cannot read the gate {path}: {error}; give a TOML file with a table per variant"
+        ) from error
     known = {field.name for field in fields(Limits)}
     gate = dict(DEFAULT_GATE)
     for variant, limits in tables.items():
@@ -76,7 +79,9 @@ def read_gate(path: Path | None) -> dict[str, Limits]:
         for key, value in limits.items():
             if key not in known:
                 raise InputError(f"{path}: unknown key {key!r}; use {', '.join(sorted(known))}")
-            if isinstance(value, bool) or not isinstance(value, (int, float)):
+            # NaN would compare false with everything, and so limit nothing.
+            number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if not number or not math.isfinite(value):
                 raise InputError(f"{path}: {variant}.{key} is {value!r}, wanted a number")
         gate[variant] = replace(gate[variant], **limits)
     return gate

@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -6,23 +7,16 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from albert_deploy.runtime.tasks import load_tokenizer, windows
 from albert_deploy.scripts import sample_classifier, sample_reader, train_sample
 from albert_deploy.scripts.sample_clauses import Draw, clause
 from albert_deploy.scripts.sample_paragraphs import paragraph
-from albert_deploy.scripts.sample_questions import as_squad, generate
+from albert_deploy.scripts.sample_questions import Page, as_squad, generate
 from albert_deploy.scripts.sample_reviews import generate as generate_reviews
 from albert_deploy.scripts.sample_reviews import unmarked
-from albert_deploy.scripts.sample_scoring import (
-    answer_scores,
-    best_span,
-    cut_windows,
-    flatten,
-    question_scores,
-    read_reviews,
-    review_scores,
-)
 from albert_deploy.scripts.sample_training import Recipe, graded_batches
 from albert_deploy.scripts.sample_vocabulary import SPECIALS
+from albert_deploy.validation.datasets import read_dataset
 
 SAMPLE = Path(__file__).parents[2] / "validation" / "sample"
 LIMIT = 4 * 2**20
@@ -38,14 +32,19 @@ def question_pages():
     return sample_reader.question_pages(4 * train_sample.SHIPPED_QUESTIONS, 2_000)
 
 
+@pytest.fixture
+def one_thread():
+    """More threads are slower on models as small as these, and much slower on a busy machine."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def read_document(name):
     return json.loads((SAMPLE / "squad" / "data" / name).read_text(encoding="utf-8"))
-
-
-def tokenizer_of(task):
-    from tokenizers import Tokenizer
-
-    return Tokenizer.from_file(str(SAMPLE / task / "tokenizer.json"))
 
 
 def test_reviews_reproduce_committed_files(review_rows, tmp_path):
@@ -111,54 +110,54 @@ def test_reviews_have_glue_layout(name):
     assert text.endswith("\n")
     assert all(line.count("\t") == 1 and line.rsplit("\t")[1] in {"0", "1"} for line in lines)
     assert not set("\x01\x02\x03") & set(text)
-    rows = read_reviews(SAMPLE / "sst2" / "data" / name)
-    positive = sum(label for _, label in rows) / len(rows)
+    rows = read_dataset("sst2", SAMPLE / "sst2" / "data" / name)
+    positive = sum(row.label for row in rows) / len(rows)
     assert 0.45 <= positive <= 0.55
-    lengths = [len(sentence.split()) for sentence, _ in rows]
+    lengths = [len(row.text.split()) for row in rows]
     assert min(lengths) <= 4
     assert max(lengths) >= 35
 
 
 def test_dev_reviews_are_balanced():
-    rows = read_reviews(SAMPLE / "sst2" / "data" / "dev.tsv")
-    assert sum(label for _, label in rows) * 2 == len(rows)
+    rows = read_dataset("sst2", SAMPLE / "sst2" / "data")
+    assert sum(row.label for row in rows) * 2 == len(rows)
 
 
 @pytest.mark.parametrize(("name", "fewest"), [("train-v1.1.json", 300), ("dev-v1.1.json", 500)])
 def test_questions_have_squad_layout(name, fewest):
     document = read_document(name)
     assert document["version"] == "1.1"
-    flat = flatten(document)
-    assert len(flat) >= fewest
-    for context, question, answers in flat:
-        assert question.endswith("?")
-        assert 1 <= len(answers) <= 3
-        for answer in answers:
-            start = answer["answer_start"]
-            assert context[start : start + len(answer["text"])] == answer["text"]
-            assert 1 <= len(answer["text"].split()) <= 6
-    ids = [
-        entry["id"]
+    asked = [
+        (part["context"], entry)
         for article in document["data"]
         for part in article["paragraphs"]
         for entry in part["qas"]
     ]
-    assert len(set(ids)) == len(ids)
+    assert len(asked) >= fewest
+    for context, entry in asked:
+        assert entry["question"].endswith("?")
+        assert 1 <= len(entry["answers"]) <= 3
+        for answer in entry["answers"]:
+            start = answer["answer_start"]
+            assert context[start : start + len(answer["text"])] == answer["text"]
+            assert 1 <= len(answer["text"].split()) <= 6
+    assert len({entry["id"] for _, entry in asked}) == len(asked)
 
 
 def test_some_dev_contexts_need_several_windows():
-    tokenizer = tokenizer_of("squad")
+    tokenizer = load_tokenizer(SAMPLE / "squad")
     counts = [
         len(
-            cut_windows(
+            windows(
                 tokenizer,
-                question,
-                context,
-                length=sample_reader.LENGTH,
+                row.question,
+                row.context,
+                max_length=sample_reader.LENGTH,
                 stride=sample_reader.STRIDE,
+                max_query_length=sample_reader.QUERY_LENGTH,
             )
         )
-        for context, question, _ in flatten(read_document("dev-v1.1.json"))
+        for row in read_dataset("squad", SAMPLE / "squad" / "data")
     ]
     assert 0.02 < sum(count > 1 for count in counts) / len(counts) < 0.3
 
@@ -175,7 +174,7 @@ def test_files_are_small_and_name_no_place(task):
 
 @pytest.mark.parametrize("task", ["sst2", "squad"])
 def test_tokenizer_follows_albert(task):
-    tokenizer = tokenizer_of(task)
+    tokenizer = load_tokenizer(SAMPLE / task)
     assert [tokenizer.token_to_id(token) for token in SPECIALS] == [0, 1, 2, 3, 4]
     assert 1000 <= tokenizer.get_vocab_size() <= 4000
     pair = tokenizer.encode("Who Founded  Ashford?", "The Café was founded by Anna Holley.")
@@ -195,7 +194,7 @@ def test_transformers_reads_the_same_tokenizer(task):
 
     loaded = AutoTokenizer.from_pretrained(SAMPLE / task)
     pair = ("Who is not  dull?", "The Kesssen lamp, a GOOD one, cost 12 crowns in 1802.")
-    mine = tokenizer_of(task).encode(*pair)
+    mine = load_tokenizer(SAMPLE / task).encode(*pair)
     theirs = loaded(*pair, return_offsets_mapping=True)
     assert theirs["input_ids"] == mine.ids
     assert theirs["token_type_ids"] == mine.type_ids
@@ -244,31 +243,33 @@ def test_plan_grows_in_length():
         graded_batches([9], recipe, range(1))
 
 
-def test_scores_follow_squad():
-    scores = answer_scores(["The  Red Mill", "1902"], [["red mill"], ["in 1902", "1902"]])
-    assert scores == {"exact_match": 100.0, "f1": 100.0}
-    assert answer_scores(["red mill"], [["red barn"]]) == {"exact_match": 0.0, "f1": 50.0}
-    with pytest.raises(ValueError, match="predictions"):
-        answer_scores([], [])
-
-
-def test_windows_cover_context_and_spans_cross_no_order():
-    tokenizer = tokenizer_of("squad")
-    context = " ".join(f"word{i}" for i in range(60))
-    windows = cut_windows(tokenizer, "Who?", context, length=40, stride=10)
-    assert len(windows) > 1
-    assert all(len(window.ids) <= 40 for window in windows)
-    covered = {offset for window in windows for offset in window.offsets if offset}
-    whole = tokenizer.encode(context, add_special_tokens=False).offsets
-    assert covered == set(whole)
-    size = [len(window.ids) for window in windows]
-    start, end = [[0.0] * n for n in size], [[0.0] * n for n in size]
-    last = len(windows[1].ids) - 2
-    start[1][last], end[1][last - 2] = 9.0, 9.0
-    begin, stop = best_span(windows, start, end)
-    assert begin < stop
-    with pytest.raises(ValueError, match="leaves"):
-        cut_windows(tokenizer, "Who?", context, length=12, stride=10)
+def test_training_rows_mark_their_answers(question_pages, monkeypatch):
+    # Short windows, so that edges of windows fall into answers.
+    monkeypatch.setattr(sample_reader, "LENGTH", 80)
+    monkeypatch.setattr(sample_reader, "STRIDE", 24)
+    tokenizer = load_tokenizer(SAMPLE / "squad")
+    train, _, _ = question_pages
+    several = 0
+    for page in train[:300]:
+        for question in page.questions:
+            one = Page(paragraph=page.paragraph, questions=(question,))
+            rows = sample_reader.question_rows(tokenizer, [one])
+            several += len(rows) > 1
+            marked = [row for row in rows if row.last]
+            assert marked
+            for row in rows:
+                assert len(row.ids) <= sample_reader.LENGTH
+                assert bool(row.first) == bool(row.last)
+                assert all(
+                    t or not (a or s)
+                    for t, a, s in zip(row.type_ids, row.about, row.same, strict=True)
+                )
+            for row in marked:
+                found = tokenizer.decode(list(row.ids[row.first : row.last + 1]))
+                assert question.answers[0][0].lower() in found
+                assert all(row.same[row.first : row.last + 1])
+                assert all(row.about[row.first : row.last + 1])
+    assert several
 
 
 def fake_maker(text, accuracy):
@@ -283,7 +284,8 @@ def fake_maker(text, accuracy):
 
 
 @pytest.mark.parametrize(
-    ("text", "accuracy", "code"), [("w", 92.0, 0), ("other", 92.9, 0), ("other", 90.9, 1)]
+    ("text", "accuracy", "code"),
+    [("w", 92.0, 0), ("w", 92.1, 1), ("other", 92.9, 0), ("other", 90.9, 1)],
 )
 def test_check_judges_weights_by_score(text, accuracy, code, tmp_path, monkeypatch):
     (tmp_path / "sst2").mkdir()
@@ -293,6 +295,8 @@ def test_check_judges_weights_by_score(text, accuracy, code, tmp_path, monkeypat
     result = CliRunner().invoke(train_sample.main, arguments)
     assert result.exit_code == code, result.output
     assert ("not reproduced" in result.output) == bool(code)
+    assert ("weights are reproduced" in result.output) == (text == "w")
+    assert "data and tokenizer are reproduced" in result.output
 
 
 def test_check_sees_changed_data(tmp_path, monkeypatch):
@@ -304,6 +308,19 @@ def test_check_sees_changed_data(tmp_path, monkeypatch):
     result = CliRunner().invoke(train_sample.main, arguments)
     assert result.exit_code == 1
     assert "data/dev.tsv differs" in result.output
+    assert "data and tokenizer are reproduced" not in result.output
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "scores.json"])
+def test_check_names_what_is_missing(name, tmp_path, monkeypatch):
+    (tmp_path / "sst2").mkdir()
+    fake_maker("w", 92.0)(tmp_path / "sst2")
+    (tmp_path / "sst2" / name).unlink()
+    monkeypatch.setitem(train_sample.MAKERS, "sst2", fake_maker("w", 92.0))
+    arguments = ["--task", "sst2", "--out", str(tmp_path), "--check"]
+    result = CliRunner().invoke(train_sample.main, arguments)
+    assert result.exit_code == 1
+    assert f"{name} is missing" in result.output
 
 
 def test_help_loads_no_torch():
@@ -316,38 +333,33 @@ def test_help_loads_no_torch():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@pytest.mark.usefixtures("one_thread")
+def test_score_is_of_the_dev_data(tmp_path):
+    shutil.copytree(SAMPLE / "sst2", tmp_path / "sst2")
+    rows = [(row.text, row.label) for row in read_dataset("sst2", SAMPLE / "sst2" / "data")[:40]]
+    dev = tmp_path / "sst2" / "data" / "dev.tsv"
+    found = []
+    for turn in (0, 1):
+        train_sample.write_reviews(dev, [(text, label ^ turn) for text, label in rows])
+        scores, count = train_sample.score_checkpoint(tmp_path / "sst2", "sst2")
+        assert count == len(rows)
+        found.append(scores["accuracy"])
+    assert found[0] > 80
+    assert sum(found) == pytest.approx(100)
+
+
 @pytest.mark.slow
-def test_classifier_has_its_recorded_score():
-    import torch
-    from transformers import AlbertForSequenceClassification
-
-    torch.set_num_threads(1)
-    folder = SAMPLE / "sst2"
-    model = AlbertForSequenceClassification.from_pretrained(folder).eval()
-    assert model.config.id2label == {0: "negative", 1: "positive"}
-    rows = read_reviews(folder / "data" / "dev.tsv")
-    found = review_scores(model, tokenizer_of("sst2"), rows)["accuracy"]
-    recorded = json.loads((folder / "scores.json").read_text(encoding="utf-8"))["accuracy"]
-    assert 88 <= found <= 97
-    assert found == pytest.approx(recorded, abs=0.15)
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize(("task", "lowest", "highest"), [("sst2", 88, 97), ("squad", 75, 95)])
+def test_checkpoint_has_its_recorded_scores(task, lowest, highest):
+    found, rows = train_sample.score_checkpoint(SAMPLE / task, task)
+    assert lowest <= found[train_sample.MAIN_SCORE[task]] <= highest
+    recorded = json.loads((SAMPLE / task / "scores.json").read_text(encoding="utf-8"))
+    assert recorded.pop("rows") == rows
+    # One row may turn on another machine.
+    assert found == pytest.approx(recorded, abs=100.01 / rows)
 
 
-@pytest.mark.slow
-def test_reader_has_its_recorded_score():
-    import torch
-    from transformers import AlbertForQuestionAnswering
-
-    torch.set_num_threads(1)
-    folder = SAMPLE / "squad"
-    model = AlbertForQuestionAnswering.from_pretrained(folder).eval()
-    found = question_scores(
-        model,
-        tokenizer_of("squad"),
-        read_document("dev-v1.1.json"),
-        length=sample_reader.LENGTH,
-        stride=sample_reader.STRIDE,
-    )
-    recorded = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
-    assert 75 <= found["f1"] <= 95
-    for name in ("exact_match", "f1"):
-        assert found[name] == pytest.approx(recorded[name], abs=0.1)
+def test_classifier_names_its_labels():
+    config = json.loads((SAMPLE / "sst2" / "config.json").read_text(encoding="utf-8"))
+    assert config["id2label"] == {"0": "negative", "1": "positive"}
