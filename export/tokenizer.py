@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from albert_deploy.runtime.contract import INPUT_NAMES
 from albert_deploy.runtime.errors import InputError
 from albert_deploy.runtime.manifest import os_failure, write_json, writing
 
@@ -16,6 +17,8 @@ _SPIECE, _VOCAB = _VOCABULARIES = ("spiece.model", "vocab.txt")
 _COPIED = (TOKENIZER, _CONFIG, "special_tokens_map.json", "added_tokens.json", *_VOCABULARIES)
 # transformers writes this number where a tokenizer sets no limit.
 _NO_LIMIT = 10**20
+# How version 5 was called when it saved the tokenizer; nothing about the tokenizer.
+_LOADING = ("backend", "is_local", "local_files_only")
 
 
 def write_tokenizer(source: Path, out: Path, config: dict[str, Any]) -> dict[str, int]:
@@ -42,11 +45,9 @@ def write_tokenizer(source: Path, out: Path, config: dict[str, Any]) -> dict[str
         _copy(source / name, out / name)
     if TOKENIZER not in present or _CONFIG not in present:
         _convert(source, out, keep=present)
-    limit = _check(out, config)
-    return {
-        "max_length": min(int(config["max_position_embeddings"]), limit),
-        "pad_token_id": int(config.get("pad_token_id") or 0),
-    }
+    _check_vocabulary(out, config)
+    max_length = _write_settings(out / _CONFIG, int(config["max_position_embeddings"]))
+    return {"max_length": max_length, "pad_token_id": int(config.get("pad_token_id") or 0)}
 
 
 def _convert(source: Path, out: Path, *, keep: list[str]) -> None:
@@ -107,7 +108,7 @@ def _undo_extras(made: Path, pieces: list[tuple[str, float]], named: list[str]) 
     transformers 5 makes special tokens of user-defined pieces (full stop, brackets, quotes),
     which swallow the space before them, and leaves the scores of numbers with a comma.
     """
-    file, settings = made / TOKENIZER, made / _CONFIG
+    file = made / TOKENIZER
     content = json.loads(file.read_text(encoding="utf-8"))
     content["model"]["vocab"][: len(pieces)] = pieces
     content["added_tokens"] = [
@@ -116,26 +117,41 @@ def _undo_extras(made: Path, pieces: list[tuple[str, float]], named: list[str]) 
         if token["content"] in named or token["id"] >= len(pieces)
     ]
     write_json(file, content)
-    options = json.loads(settings.read_text(encoding="utf-8"))
-    options.pop("extra_special_tokens", None)
-    write_json(settings, options)
 
 
-def _check(out: Path, config: dict[str, Any]) -> int:
+def _check_vocabulary(out: Path, config: dict[str, Any]) -> None:
     from albert_deploy.runtime.tasks import load_tokenizer
 
-    tokenizer = load_tokenizer(out)
-    largest = max(tokenizer.get_vocab().values(), default=-1)
+    largest = max(load_tokenizer(out).get_vocab().values(), default=-1)
     if largest >= config["vocab_size"]:
         raise InputError(
             f"the tokenizer knows token {largest}, the model only {config['vocab_size']} tokens; "
             "it is the tokenizer of another model: give the one that this model was trained with"
         )
+
+
+def _write_settings(file: Path, positions: int) -> int:
+    """Write the settings so that transformers 4 and 5 and Transformers.js read the same.
+
+    Without a ``model_max_length`` they would not cut long texts, which then overrun the model's
+    positions; transformers 4 knows neither version 5's generic class nor a list of extra tokens.
+
+    Returns:
+        The longest input in tokens.
+    """
     try:
-        settings = json.loads((out / _CONFIG).read_text(encoding="utf-8"))
-        limit = int(settings.get("model_max_length") or _NO_LIMIT)
+        settings = json.loads(file.read_text(encoding="utf-8"))
+        limit = min(int(settings.get("model_max_length") or _NO_LIMIT), positions)
     except (OSError, ValueError, AttributeError, TypeError, OverflowError) as error:
         raise InputError(f"cannot read {_CONFIG}: {error}; save the tokenizer again") from error
+    if limit < 1:
+        raise InputError(f"{_CONFIG}: model_max_length is {limit}, wanted at least 1")
+    if isinstance(settings.get("extra_special_tokens"), list):
+        del settings["extra_special_tokens"]
+    if settings.get("tokenizer_class") == "TokenizersBackend":
+        settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+    kept = {key: value for key, value in settings.items() if key not in _LOADING}
+    write_json(file, kept | {"model_max_length": limit, "model_input_names": list(INPUT_NAMES)})
     return limit
 
 
