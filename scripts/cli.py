@@ -16,6 +16,7 @@ from albert_deploy.runtime.errors import (
     EXIT_INTERRUPTED,
     AlbertDeployError,
     InputError,
+    MachineError,
 )
 
 if TYPE_CHECKING:
@@ -241,6 +242,13 @@ def main(arguments: list[str] | None = None) -> None:
         # One line, whatever a library's own message holds.
         click.echo(f"error: {' '.join(str(error).splitlines())}", err=True)
         sys.exit(error.exit_code)
+    except ModuleNotFoundError as error:
+        click.echo(
+            f"error: this command needs the package {error.name}, which is not installed; "
+            "run: pip install 'albert-deploy[export,cpu]'",
+            err=True,
+        )
+        sys.exit(MachineError.exit_code)
     except Exception as error:
         click.echo(
             f"internal error: {type(error).__name__}: {error}; please report it with the output "

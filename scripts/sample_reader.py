@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from transformers import AlbertConfig, PreTrainedModel
 
 LENGTH: Final = 256
+# The windows that validation cuts for a model of this length; other ones train other weights.
 STRIDE: Final = 64
 QUERY_LENGTH: Final = 64
 DEV_QUESTIONS: Final = 600

@@ -67,3 +67,15 @@ def test_wrong_usage_exits_2(arguments: list[str], capsys: pytest.CaptureFixture
         main(arguments)
     assert stop.value.code == errors.EXIT_USAGE
     assert "Usage:" in capsys.readouterr().err
+
+
+def test_a_command_without_its_packages_says_what_to_install(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    # What Python itself does for a package that is not installed.
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(SystemExit) as stop:
+        main(["export", "sample-sst2", "--out", str(tmp_path / "out")])
+    assert stop.value.code == errors.MachineError.exit_code
+    assert "albert-deploy[export,cpu]" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
