@@ -9,13 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from albert_deploy.export.checkpoint import (
-    Loaded,
-    Source,
-    find_checkpoint,
-    identify_task,
-    load_model,
-)
+from albert_deploy.export.checkpoint import Loaded, load_model
+from albert_deploy.export.source import Source, find_checkpoint, identify_task
 from albert_deploy.runtime.contract import (
     FAMILIES,
     TASKS,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from albert_deploy.export.checkpoint import find_checkpoint, identify_task
+from albert_deploy.export.source import find_checkpoint, identify_task
 from albert_deploy.export.step import ExportConfig, export_into, reusable
 from albert_deploy.quantize.step import QuantizeConfig, quantize
 from albert_deploy.runtime.directory import check_replaceable, publish, staged

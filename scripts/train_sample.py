@@ -69,7 +69,8 @@ def score_checkpoint(folder: Path, name: str) -> tuple[dict[str, float], int]:
     Returns:
         Metrics in percent, and the number of rows.
     """
-    from albert_deploy.export.checkpoint import find_checkpoint, load_model
+    from albert_deploy.export.checkpoint import load_model
+    from albert_deploy.export.source import find_checkpoint
     from albert_deploy.export.tokenizer import write_tokenizer
     from albert_deploy.runtime.contract import TASKS, input_specs, output_specs
     from albert_deploy.runtime.tasks import load_tokenizer

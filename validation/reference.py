@@ -52,7 +52,8 @@ def open_reference(manifest: dict[str, Any], source: str | None = None) -> Torch
     Raises:
         InputError: It is not there, or it is not the same checkpoint.
     """
-    from albert_deploy.export.checkpoint import find_checkpoint, load_model
+    from albert_deploy.export.checkpoint import load_model
+    from albert_deploy.export.source import find_checkpoint
 
     recorded = manifest["source"]
     given = source or recorded["path"]

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from albert_deploy.export.checkpoint import find_checkpoint, identify_task, load_model
+from albert_deploy.export.checkpoint import load_model
+from albert_deploy.export.source import find_checkpoint, identify_task
 from albert_deploy.runtime.contract import FAMILIES, TASKS
 from albert_deploy.runtime.errors import InputError
 from albert_deploy.runtime.manifest import sha256_of

@@ -1,0 +1,184 @@
+"""Find a checkpoint, on disk or on the hub, and identify its head; nothing is loaded yet."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from albert_deploy.export.weights import PICKLE, SAFETENSORS, first_line, weight_files
+from albert_deploy.runtime.contract import FAMILIES, TASKS, task_named
+from albert_deploy.runtime.errors import InputError, MachineError
+from albert_deploy.runtime.manifest import sha256_of
+
+_HUB_FILES = ["*.json", "*.safetensors", "spiece.model", "vocab.txt"]
+# What no configuration leaves out.
+_SIZES = (
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "max_position_embeddings",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A checkpoint found on disk, not yet loaded.
+
+    Attributes:
+        given: What the user wrote: a path, a sample's name or a hub id.
+        path: Folder that holds the files.
+        revision: Commit of the hub snapshot; None for a local folder.
+        config: Contents of ``config.json``.
+        weights: Weight files, several where the checkpoint is sharded.
+        sha256: SHA-256 of the weight file, or of the list of the shards' SHA-256.
+    """
+
+    given: str
+    path: Path
+    revision: str | None
+    config: dict[str, Any]
+    weights: tuple[Path, ...]
+    sha256: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the form that ``manifest.json`` holds."""
+        return {
+            "path": self.given,
+            "revision": self.revision,
+            "sha256": self.sha256,
+            "weights": [file.name for file in self.weights],
+            "config": self.config,
+        }
+
+
+def find_checkpoint(
+    given: str, *, revision: str | None = None, allow_pickle: bool = False
+) -> Source:
+    """Find a local folder, a shipped sample or a hub id, and check its files.
+
+    Raises:
+        InputError: Nothing there, no usable weights, or a broken or foreign configuration.
+        MachineError: The hub cannot be reached from here.
+    """
+    path, commit = _locate(given, revision, allow_pickle)
+    config = _read_config(path)
+    weights = weight_files(path, allow_pickle)
+    try:
+        digests = [sha256_of(file) for file in weights]
+    except OSError as error:
+        raise InputError(f"cannot read the weights: {error}; allow reading the file") from error
+    sha256 = (
+        digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
+    )
+    return Source(
+        given=given, path=path, revision=commit, config=config, weights=weights, sha256=sha256
+    )
+
+
+def identify_task(config: dict[str, Any], asked: str) -> str:
+    """Return the task's name: the one asked for, or the one of the checkpoint's architecture.
+
+    Synonyms that optimum knows (``sequence-classification``, ``masked-lm``) are accepted.
+
+    Raises:
+        InputError: Unknown task, or ``auto`` on a checkpoint that names no known head.
+    """
+    if asked != "auto":
+        if asked not in TASKS:
+            from optimum.exporters.tasks import TasksManager
+
+            synonym = TasksManager.map_from_synonym(asked)
+            asked = synonym if synonym in TASKS else asked
+        task_named(asked)
+        return asked
+    prefix = FAMILIES[config["model_type"]]
+    architectures = config_architectures(config).split(", ")
+    for architecture in architectures:
+        for name, task in TASKS.items():
+            if architecture == prefix + task.architecture:
+                return name
+    raise InputError(
+        f"cannot tell the task from config.json ({config_architectures(config)}); "
+        f"pass --task with one of: {', '.join(TASKS)}"
+    )
+
+
+def config_architectures(config: Any) -> str:
+    """Return the architectures of a configuration as text for a message."""
+    names = config.get("architectures") if isinstance(config, dict) else None
+    if not isinstance(names, list) or not names:
+        return "no architectures"
+    return ", ".join(str(name) for name in names)
+
+
+def _locate(given: str, revision: str | None, allow_pickle: bool) -> tuple[Path, str | None]:
+    try:
+        path = Path(given).expanduser()
+        if path.is_dir():
+            return path, None
+    except (OSError, RuntimeError) as error:  # no permission, too long a name, no such user
+        raise InputError(f"cannot read {given}: {error}; give a folder that can be read") from error
+    from albert_deploy.validation.sample import SAMPLES
+
+    if given in SAMPLES:
+        return SAMPLES[given].checkpoint, None
+    if path.exists() or given.startswith((".", "/", "~")) or given.count("/") > 1:
+        raise InputError(
+            f"{given} is not a folder; give the folder of a checkpoint (config.json and "
+            f"{SAFETENSORS}), a hub id, or a sample: {', '.join(SAMPLES)}"
+        )
+    return _download(given, revision, allow_pickle)
+
+
+def _download(given: str, revision: str | None, allow_pickle: bool) -> tuple[Path, str]:
+    import huggingface_hub
+    from huggingface_hub import errors as hub
+
+    patterns = [*_HUB_FILES, PICKLE] if allow_pickle else _HUB_FILES
+    try:
+        path = Path(
+            huggingface_hub.snapshot_download(given, revision=revision, allow_patterns=patterns)
+        )
+    except (hub.RepositoryNotFoundError, hub.RevisionNotFoundError, hub.HFValidationError) as error:
+        raise InputError(
+            f"{given} is neither a folder here nor a readable model on the Hugging Face hub "
+            f"({first_line(error)}); check the name and --revision"
+        ) from error
+    except Exception as error:  # timeouts and refusals have the classes of the hub's HTTP client
+        raise MachineError(
+            f"{given} is no folder here and the Hugging Face hub cannot be reached "
+            f"({first_line(error)}); give a local folder"
+        ) from error
+    return path, path.name
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    file = path / "config.json"
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(
+            f"{path} has no config.json; give the folder of a transformers checkpoint"
+        ) from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"cannot read {file}: {error}; save the checkpoint again") from error
+    family = config.get("model_type") if isinstance(config, dict) else None
+    if not isinstance(family, str) or family not in FAMILIES:
+        raise InputError(
+            f"{path} holds a {family or 'nameless'} model ({config_architectures(config)}); "
+            f"supported model types: {', '.join(FAMILIES)}"
+        )
+    for key in _SIZES:
+        if type(config.get(key)) is not int or config[key] < 1:
+            raise InputError(
+                f"{file}: {key} is {config.get(key)!r}, wanted a whole number above 0; "
+                "save the checkpoint again"
+            )
+    pad = config.get("pad_token_id")
+    if pad is not None and (type(pad) is not int or not 0 <= pad < config["vocab_size"]):
+        raise InputError(f"{file}: pad_token_id is {pad!r}, wanted a token of the vocabulary")
+    return dict(config)
