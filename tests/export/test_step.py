@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +18,7 @@ from albert_deploy.export.step import ExportConfig, export
 from albert_deploy.quantize.step import QuantizeConfig, quantize
 from albert_deploy.runtime.contract import FAMILIES, TASKS, VARIANTS
 from albert_deploy.runtime.manifest import sha256_of
+from albert_deploy.scripts.bench import random_checkpoint
 from albert_deploy.validation.evaluate import EvaluateConfig
 from albert_deploy.validation.gate import raise_for_verdict
 from albert_deploy.validation.step import ValidateConfig, validate
@@ -174,26 +178,10 @@ def test_the_manifest_tells_what_was_done(make_checkpoint: Make, tmp_path: Path)
         assert manifest["steps"][step]["seconds"] > 0
 
 
-@pytest.fixture(scope="module")
-def full_size(
-    tmp_path_factory: pytest.TempPathFactory, make_checkpoint: Make
-) -> Callable[..., Path]:
-    """A function that saves random weights in a published geometry."""
-    del tmp_path_factory
-
-    def make(**geometry: int) -> Path:
-        return make_checkpoint(
-            vocab_size=30000, embedding_size=128, max_position_embeddings=512, **geometry
-        )
-
-    return make
-
-
 @pytest.mark.slow
-def test_base_geometry_holds_the_byte_budgets(full_size: Make, tmp_path: Path) -> None:
-    source = full_size(
-        hidden_size=768, num_hidden_layers=12, num_attention_heads=12, intermediate_size=3072
-    )
+def test_base_geometry_holds_the_byte_budgets(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    random_checkpoint("base", out=source)
     out = tmp_path / "out"
     report = _validated(source, out)
     for variant, limit in (("fp32", 48.7e6), ("fp16", 24.4e6), ("int8", 13.2e6)):
@@ -208,14 +196,9 @@ def test_base_geometry_holds_the_byte_budgets(full_size: Make, tmp_path: Path) -
 
 
 @pytest.mark.slow
-def test_xxlarge_geometry_is_exported_in_bounded_memory(full_size: Make, tmp_path: Path) -> None:
-    import json
-    import subprocess
-    import sys
-
-    source = full_size(
-        hidden_size=4096, num_hidden_layers=12, num_attention_heads=64, intermediate_size=16384
-    )
+def test_xxlarge_geometry_is_exported_in_bounded_memory(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    random_checkpoint("xxlarge", out=source)
     # A process of its own: what earlier tests left in memory must not count.
     code = (
         "import sys; from pathlib import Path; "
