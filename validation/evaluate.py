@@ -122,6 +122,7 @@ def evaluate(
                 f"{name} is data for {DATASETS[name].task}, the checkpoint is for {task}; "
                 "give data of its own task or leave --dataset out"
             )
+        _check_labels(name, contract)
         labelled = read_dataset(name, path)
         rows: Iterator[_Row] = _labelled(labelled, contract, tokenizer, config)
         total = len(labelled)
@@ -153,6 +154,21 @@ def evaluate(
             name: _score(labelled, predicted) for name, predicted in evidence.predictions.items()
         }
     return evidence
+
+
+def _check_labels(name: str, contract: dict[str, Any]) -> None:
+    """Fail where the head's classes cannot be those of the data.
+
+    Raises:
+        InputError: Another number of classes, or a head that does not choose one of them.
+    """
+    classes, labels = DATASETS[name].labels, contract["labels"]
+    chooses = contract["problem_type"] in (None, "single_label_classification")
+    if classes and (len(labels) != len(classes) or not chooses):
+        raise InputError(
+            f"{name} has {len(classes)} classes to choose from, the checkpoint has {len(labels)} "
+            f"labels ({contract['problem_type']}); give data that it was trained for"
+        )
 
 
 def run_grid(

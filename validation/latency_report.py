@@ -62,8 +62,8 @@ def text(report: dict[str, Any]) -> str:
     if TORCH in report["contenders"]:
         lines.append("torch eager: MB of its unique float32 parameters.")
     lines.append(
-        "load: median ms from file to session, without imports; the SHA-256 check of the variants is in "
-        "it, the peer has none."
+        "load: median ms from file to session, without imports; with the SHA-256 check, which "
+        "the peer has not."
     )
     return "\n".join(lines)
 
