@@ -16,7 +16,7 @@ ARGS     ?=
 .PHONY: help install export quantize validate bench test test-fast check lint format types clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo "  Variables: MODEL= TASK= DATASET=NAME=PATH OUT= VARIANTS= ARGS= PYTHON= VENV="
 
 install: $(VENV)/.installed ## Create .venv and install the project (second time: nothing)
@@ -38,7 +38,7 @@ else
 		$(if $(DATASET),--dataset '$(DATASET)') $(ARGS)
 endif
 
-quantize: install ## Make the variants of the deployment directory OUT=... again
+quantize: install ## Make the variants of the deployment directory OUT=... that are not up to date
 	$(RUN) quantize '$(OUT)' --variants $(VARIANTS) $(ARGS)
 
 validate: install ## Validate the deployment directory OUT=... on DATASET=...
