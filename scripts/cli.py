@@ -111,7 +111,7 @@ def release(
         export=ExportConfig(task=task, revision=revision, allow_pickle=allow_pickle, force=force),
         quantize=QuantizeConfig(variants=_names(variants)),
         validate=ValidateConfig(
-            dataset=sample_data(source, _parse_dataset(dataset)),
+            dataset=sample_data(source, _parse_dataset(dataset), task=task),
             gate=gate,
             evaluate=EvaluateConfig(truncate=truncate),
         ),
@@ -171,9 +171,10 @@ def validate(
     from albert_deploy.validation.step import ValidateConfig
     from albert_deploy.validation.step import validate as run
 
-    given = source or read_manifest(directory)["source"]["path"]
+    manifest = read_manifest(directory)
+    given = source or manifest["source"]["path"]
     config = ValidateConfig(
-        dataset=sample_data(given, _parse_dataset(dataset)),
+        dataset=sample_data(given, _parse_dataset(dataset), task=manifest["task"]),
         source=source,
         gate=gate,
         evaluate=EvaluateConfig(truncate=truncate),

@@ -73,15 +73,20 @@ def release(
     return place, report
 
 
-def sample_data(source: str, dataset: tuple[str, Path | None] | None) -> tuple[str, Path] | None:
+def sample_data(
+    source: str, dataset: tuple[str, Path | None] | None, *, task: str = "auto"
+) -> tuple[str, Path] | None:
     """Fill in the shipped data of a sample where no path, or no data set at all, is given.
+
+    Without a data set, a sample that is exported for another task than its own gets none.
 
     Raises:
         InputError: A data set is named without a path, and the source is no sample that has it.
     """
     sample = SAMPLES.get(source)
     if dataset is None:
-        return (sample.dataset, sample.data) if sample else None
+        fits = sample is not None and task in ("auto", DATASETS[sample.dataset].task)
+        return (sample.dataset, sample.data) if sample is not None and fits else None
     name, path = dataset
     if path is not None:
         return name, path

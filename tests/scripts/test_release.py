@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from albert_deploy.runtime.contract import VARIANTS
+from albert_deploy.runtime.errors import InputError
 from albert_deploy.runtime.manifest import read_manifest, sha256_of
 from albert_deploy.scripts.cli import main
+from albert_deploy.scripts.release import sample_data
 from albert_deploy.validation.sample import SAMPLES
 
 
@@ -91,3 +93,23 @@ def test_a_trained_albert_keeps_its_score(
     assert int8["variant"] >= 0.99 * int8["source"]
     exceptions = report["variants"]["int8"]["coverage"]["exceptions"]
     assert not [weight for weight in exceptions if ".encoder." in weight]
+
+
+def test_a_sample_brings_its_data_unless_the_task_is_another(tmp_path: Path) -> None:
+    own = ("sst2", SAMPLES["sample-sst2"].data)
+    assert sample_data("sample-sst2", None) == own
+    assert sample_data("sample-sst2", None, task="text-classification") == own
+    assert sample_data("sample-sst2", ("sst2", None)) == own
+    assert sample_data("sample-sst2", None, task="feature-extraction") is None
+    assert sample_data("sample-sst2", ("sst2", tmp_path)) == ("sst2", tmp_path)
+    assert sample_data(str(tmp_path), None) is None
+    with pytest.raises(InputError, match="--dataset squad=PATH"):
+        sample_data("sample-sst2", ("squad", None))
+
+
+def test_a_sample_for_another_task_is_released_without_a_score(tmp_path: Path) -> None:
+    main(["release", "sample-sst2", "--task", "feature-extraction", "--out", str(tmp_path / "out")])
+    report = _report(tmp_path / "out")
+    assert report["verdict"] == "pass"
+    assert report["dataset"] == {"name": None, "rows": 64, "labelled": False}
+    assert list(report["variants"]["int8"]["parity"]) == ["last_hidden_state", "pooler_output"]
