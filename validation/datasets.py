@@ -25,6 +25,7 @@ class Dataset:
         pair: Column of the second text, if there is one.
         label: Column of the label.
         labels: What stands in that column for class 0, 1, ...
+        names: What those classes are called, in lower case.
     """
 
     task: str
@@ -34,6 +35,7 @@ class Dataset:
     pair: str | None = None
     label: str = ""
     labels: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
 
 
 DATASETS: dict[str, Dataset] = {
@@ -44,6 +46,7 @@ DATASETS: dict[str, Dataset] = {
         text="sentence",
         label="label",
         labels=("0", "1"),
+        names=("negative", "positive"),
     ),
     "squad": Dataset(
         task="question-answering",

@@ -160,7 +160,8 @@ def _check_labels(name: str, contract: dict[str, Any]) -> None:
     """Fail where the head's classes cannot be those of the data.
 
     Raises:
-        InputError: Another number of classes, or a head that does not choose one of them.
+        InputError: Another number of classes, the same classes in another order, or a head
+            that does not choose one of them.
     """
     classes, labels = DATASETS[name].labels, contract["labels"]
     chooses = contract["problem_type"] in (None, "single_label_classification")
@@ -168,6 +169,12 @@ def _check_labels(name: str, contract: dict[str, Any]) -> None:
         raise InputError(
             f"{name} has {len(classes)} classes to choose from, the checkpoint has {len(labels)} "
             f"labels ({contract['problem_type']}); give data that it was trained for"
+        )
+    names = [label.lower() for label in labels]
+    if set(names) == set(DATASETS[name].names) and tuple(names) != DATASETS[name].names:
+        raise InputError(
+            f"the checkpoint's classes are {', '.join(labels)}, those of {name} are "
+            f"{', '.join(DATASETS[name].names)} in this order; number the data's labels alike"
         )
 
 

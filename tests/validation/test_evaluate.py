@@ -112,6 +112,14 @@ def test_a_head_with_other_classes_is_refused(
         _run(tiny_tokenizer, reviews, CONTRACT | change)
 
 
+def test_the_same_classes_in_another_order_are_refused(
+    tiny_tokenizer: Tokenizer, reviews: Path
+) -> None:
+    with pytest.raises(InputError, match="in this order"):
+        _run(tiny_tokenizer, reviews, CONTRACT | {"labels": ["POSITIVE", "NEGATIVE"]})
+    _run(tiny_tokenizer, reviews, CONTRACT | {"labels": ["LABEL_0", "LABEL_1"]})
+
+
 def test_data_for_another_task_is_refused(tiny_tokenizer: Tokenizer, reviews: Path) -> None:
     with pytest.raises(InputError, match="sst2 is data for text-classification"):
         _run(tiny_tokenizer, reviews, CONTRACT, task="fill-mask")
