@@ -116,7 +116,7 @@ def export_into(work: Path, source: Source, task: str) -> dict[str, Any]:
     from albert_deploy.export.tokenizer import write_tokenizer
 
     family = source.config["model_type"]
-    text = write_tokenizer(source.path, work, source.config)
+    limits = write_tokenizer(source.path, work, source.config)
     with measured() as loading:
         loaded = load_model(source, task, attention=register())
     with measured() as tracing:
@@ -138,14 +138,7 @@ def export_into(work: Path, source: Source, task: str) -> dict[str, Any]:
         "format": FORMAT_VERSION,
         "task": task,
         "source": source.to_json() | {"ignored_tensors": list(ignored)},
-        "contract": {
-            "family": family,
-            "inputs": [spec.to_json() for spec in inputs],
-            "outputs": [spec.to_json() for spec in outputs],
-            "labels": _labels(config),
-            "problem_type": _problem_type(config, task),
-            **text,
-        },
+        "contract": describe_contract(task, config, limits),
         "parameter_bytes": parameter_bytes,
         "opset": OPSET,
         "versions": tool_versions(),
@@ -188,6 +181,24 @@ def _graph(loaded: Loaded, source: Source, task: str) -> tuple[ir.Model, dict[st
     model.metadata_props.clear()
     model.metadata_props.update(stamp | {f"version_{k}": v for k, v in versions.items()})
     return model, passes
+
+
+def describe_contract(task: str, config: dict[str, Any], limits: dict[str, int]) -> dict[str, Any]:
+    """Return what the manifest says of a model's inputs, outputs and labels.
+
+    Args:
+        task: Key of ``TASKS``.
+        config: The checkpoint's configuration with its defaults.
+        limits: Result of ``write_tokenizer``.
+    """
+    return {
+        "family": config["model_type"],
+        "inputs": [spec.to_json() for spec in input_specs(TASKS[task])],
+        "outputs": [spec.to_json() for spec in output_specs(TASKS[task], config)],
+        "labels": _labels(config),
+        "problem_type": _problem_type(config, task),
+        **limits,
+    }
 
 
 def tool_versions() -> dict[str, str]:

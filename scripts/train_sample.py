@@ -71,8 +71,8 @@ def score_checkpoint(folder: Path, name: str) -> tuple[dict[str, float], int]:
     """
     from albert_deploy.export.checkpoint import load_model
     from albert_deploy.export.source import find_checkpoint
+    from albert_deploy.export.step import describe_contract
     from albert_deploy.export.tokenizer import write_tokenizer
-    from albert_deploy.runtime.contract import TASKS, input_specs, output_specs
     from albert_deploy.runtime.tasks import load_tokenizer
     from albert_deploy.validation.datasets import DATASETS
     from albert_deploy.validation.evaluate import SOURCE, EvaluateConfig, evaluate
@@ -81,16 +81,10 @@ def score_checkpoint(folder: Path, name: str) -> tuple[dict[str, float], int]:
     task = DATASETS[name].task
     source = find_checkpoint(str(folder))
     loaded = load_model(source, task)
-    outputs = output_specs(TASKS[task], loaded.config)
     with tempfile.TemporaryDirectory() as scratch:
         limits = write_tokenizer(folder, Path(scratch), source.config)
-    contract = {
-        "inputs": [spec.to_json() for spec in input_specs(TASKS[task])],
-        "outputs": [spec.to_json() for spec in outputs],
-        "problem_type": loaded.config["problem_type"],
-        **limits,
-    }
-    with TorchSession(loaded.model, tuple(spec.name for spec in outputs)) as session:
+    contract = describe_contract(task, loaded.config, limits)
+    with TorchSession(loaded.model, tuple(o["name"] for o in contract["outputs"])) as session:
         evidence = evaluate(
             {SOURCE: session},
             contract=contract,
