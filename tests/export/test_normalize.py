@@ -22,7 +22,9 @@ def _model(
 ) -> ir.Model:
     graph = ir.Graph(inputs, outputs, nodes=nodes, name="test", opset_imports={"": 20})
     model = ir.Model(graph, ir_version=9)
-    for value in {v for n in nodes for v in n.inputs if v is not None and v.name in weights}:
+    # In the order of the nodes: a set's order would differ from run to run.
+    read = [v for n in nodes for v in n.inputs if v is not None and v.name in weights]
+    for value in dict.fromkeys(read):
         tensor = ir.tensor(weights[str(value.name)], name=value.name)
         value.const_value, value.type = tensor, ir.TensorType(tensor.dtype)
         value.shape = ir.Shape(weights[str(value.name)].shape)
