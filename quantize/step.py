@@ -8,7 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from albert_deploy.runtime.contract import VARIANTS, TensorSpec, variant_named
+from albert_deploy.runtime.contract import (
+    DEFAULT_VARIANTS,
+    VARIANTS,
+    TensorSpec,
+    variant_named,
+)
 from albert_deploy.runtime.manifest import (
     check_file,
     file_record,
@@ -28,7 +33,7 @@ class QuantizeConfig:
         force: Make them again although they are up to date.
     """
 
-    variants: tuple[str, ...] = tuple(VARIANTS)
+    variants: tuple[str, ...] = DEFAULT_VARIANTS
     force: bool = False
 
     def __post_init__(self) -> None:

@@ -109,22 +109,48 @@ class Variant:
             Transformers.js look for.
         budget: Largest size as a share of the unique float32 parameter bytes.
         budget_bytes: What the graph itself may add, in bytes.
+        engines: Engines of ``runtime.session.ENGINES`` that run it, the preferred one first.
     """
 
     file: str
     budget: float
     budget_bytes: int
+    engines: tuple[str, ...]
 
     def limit(self, parameter_bytes: int) -> int:
         """Return the largest size of the file in bytes."""
         return int(self.budget * parameter_bytes) + self.budget_bytes
 
 
+# Q/DQ graphs have several nodes and two scales for every activation of every iteration.
 VARIANTS: dict[str, Variant] = {
-    "fp32": Variant(file="onnx/model.onnx", budget=1.02, budget_bytes=1_000_000),
-    "fp16": Variant(file="onnx/model_fp16.onnx", budget=0.51, budget_bytes=500_000),
-    "int8": Variant(file="onnx/model_int8.onnx", budget=0.27, budget_bytes=500_000),
+    "fp32": Variant(
+        file="onnx/model.onnx", budget=1.02, budget_bytes=1_000_000, engines=("ort", "openvino")
+    ),
+    "fp16": Variant(
+        file="onnx/model_fp16.onnx", budget=0.51, budget_bytes=500_000, engines=("ort", "openvino")
+    ),
+    "bf16": Variant(
+        file="onnx/model_bf16.onnx", budget=0.51, budget_bytes=500_000, engines=("openvino",)
+    ),
+    "int8": Variant(
+        file="onnx/model_int8.onnx", budget=0.27, budget_bytes=500_000, engines=("ort", "openvino")
+    ),
+    "int8-qdq": Variant(
+        file="onnx/model_int8_qdq.onnx",
+        budget=0.27,
+        budget_bytes=1_250_000,
+        engines=("openvino", "ort"),
+    ),
+    "int8-fp16": Variant(
+        file="onnx/model_int8_fp16.onnx", budget=0.27, budget_bytes=1_250_000, engines=("ort",)
+    ),
+    "fp8-qdq": Variant(
+        file="onnx/model_fp8_qdq.onnx", budget=0.27, budget_bytes=1_250_000, engines=("ort",)
+    ),
 }
+# What a release makes unless told otherwise: they need no calibration and run everywhere.
+DEFAULT_VARIANTS = ("fp32", "fp16", "int8")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 from albert_deploy.export.step import ExportConfig, export
 from albert_deploy.quantize.step import QuantizeConfig, quantize
-from albert_deploy.runtime.contract import VARIANTS
+from albert_deploy.runtime.contract import DEFAULT_VARIANTS
 from albert_deploy.runtime.errors import InputError
 from albert_deploy.runtime.manifest import write_json
 from albert_deploy.validation.latency import BenchConfig, bench
@@ -119,7 +119,7 @@ def bench_random(
         note(f"making an ALBERT-{geometry} with random weights in {folder}")
         random_checkpoint(geometry, out=checkpoint, seed=config.seed)
         export(str(checkpoint), ExportConfig(), out=directory)
-        variants = tuple(VARIANTS) if config.variants is None else config.variants
+        variants = DEFAULT_VARIANTS if config.variants is None else config.variants
         quantize(directory, QuantizeConfig(variants=variants), note=note)
         report = bench(directory, config, note=note)
     report["source"]["path"] = f"ALBERT-{geometry} geometry, random weights"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from albert_deploy.runtime.contract import TASKS, VARIANTS
+from albert_deploy.runtime.contract import DEFAULT_VARIANTS, TASKS, VARIANTS
 from albert_deploy.runtime.errors import (
     EXIT_CODES,
     EXIT_INTERNAL,
@@ -45,7 +45,9 @@ _pickle = _option(
 )
 _force = _option("--force", is_flag=True, help="Replace what another run left there.")
 _variants = _option(
-    "--variants", default=",".join(VARIANTS), help="Variants to make, separated by commas."
+    "--variants",
+    default=",".join(DEFAULT_VARIANTS),
+    help=f"Variants to make, separated by commas, of: {', '.join(VARIANTS)}.",
 )
 _dataset = _option(
     "--dataset",

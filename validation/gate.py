@@ -36,7 +36,11 @@ class Limits:
 DEFAULT_GATE: dict[str, Limits] = {
     "fp32": Limits(max_relative_error=1e-4, max_changed_predictions=0),
     "fp16": Limits(min_sqnr_db=40.0, max_drop=0.1),
+    "bf16": Limits(min_sqnr_db=25.0, max_drop=0.2),
     "int8": Limits(min_sqnr_db=10.0, min_score_share=0.99),
+    "int8-qdq": Limits(min_sqnr_db=10.0, min_score_share=0.99),
+    "int8-fp16": Limits(min_sqnr_db=10.0, min_score_share=0.99),
+    "fp8-qdq": Limits(min_sqnr_db=8.0, min_score_share=0.99),
 }
 
 
