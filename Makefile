@@ -26,7 +26,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 		{ echo "Python 3.11 or later is needed; run: make $(MAKECMDGOALS) PYTHON=python3.11"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[cpu,export,openvino,dev]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[cpu,export,openvino,rtx,dev]'
 	@touch $@
 
 export: install ## Export, quantize, validate: MODEL=... or, without it, both shipped samples

@@ -17,7 +17,11 @@ from albert_deploy.runtime.errors import ContractError
 # Operators that read a weight matrix, in plain or converted form.
 _READERS = {"MatMul", "MatMulInteger", "Gather", "Gemm"}
 # What a converter appends to the name of a weight that it stores in another type.
-SUFFIXES: dict[ir.DataType, str] = {ir.DataType.INT8: "_int8", ir.DataType.FLOAT16: "_fp16"}
+SUFFIXES: dict[ir.DataType, str] = {
+    ir.DataType.INT8: "_int8",
+    ir.DataType.FLOAT16: "_fp16",
+    ir.DataType.BFLOAT16: "_bf16",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +118,8 @@ def _is_matrix(value: ir.Value) -> bool:
 def _readers(value: ir.Value) -> list[ir.Node]:
     found = []
     for node, _ in value.uses():
-        if node.op_type == "Transpose":
+        # A float32 product reads the one half-precision copy of its weight through a Cast.
+        if node.op_type in {"Transpose", "Cast"}:
             found += _readers(node.outputs[0])
         elif node.op_type in _READERS:
             found.append(node)

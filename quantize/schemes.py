@@ -8,8 +8,9 @@ from typing import Any
 
 import onnx_ir as ir
 
-from albert_deploy.quantize.float16 import Float16Config, float16_exceptions, to_float16
+from albert_deploy.quantize.half import half_exceptions, to_half
 from albert_deploy.quantize.int8 import Int8Config, int8_exceptions, to_int8
+from albert_deploy.quantize.islands import BFLOAT16, FLOAT16, HalfConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,9 +37,15 @@ class Scheme:
 SCHEMES: dict[str, Scheme] = {
     "fp16": Scheme(
         dtype=ir.DataType.FLOAT16,
-        config=Float16Config(),
-        convert=to_float16,
-        exceptions=float16_exceptions,
+        config=HalfConfig(dtype=FLOAT16),
+        convert=to_half,
+        exceptions=half_exceptions,
+    ),
+    "bf16": Scheme(
+        dtype=ir.DataType.BFLOAT16,
+        config=HalfConfig(dtype=BFLOAT16, min_columns=64),
+        convert=to_half,
+        exceptions=half_exceptions,
     ),
     "int8": Scheme(
         dtype=ir.DataType.INT8,

@@ -1,0 +1,120 @@
+"""Where a graph can be quantized: each product, its weight, its activations and its name."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from albert_deploy.quantize.coverage import weight_uses
+
+_ITERATION = re.compile(r"^encoder/iteration_(\d+)/(?:group_\d+/layer_(\d+)|layer_\d+)/(.*)$")
+# The two products of attention, by the number that the exporter appends to their names.
+_PRODUCTS = {
+    "attention/MatMul": "query x key",
+    "attention/MatMul_1": "probabilities x value",
+    "attention/self/MatMul": "query x key",
+    "attention/self/MatMul_1": "probabilities x value",
+}
+
+
+_MOVES = {"Reshape", "Transpose"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """One product of the graph: one use of a weight, or one of attention's own products.
+
+    Attributes:
+        node: Name of its ``MatMul``.
+        label: Name for people, such as ``encoder iteration 11, ffn_output``; iterations count
+            from 0, as in the node's name.
+        weight: Its matrix; None for a product of two activations.
+        inputs: Names of the activations that it reads, before any reshaping.
+        iteration: Iteration of the encoder; None outside of it.
+    """
+
+    node: str
+    label: str
+    weight: str | None
+    inputs: tuple[str, ...]
+    iteration: int | None
+
+    @property
+    def operator(self) -> str:
+        """Its label without the iteration: the same for every use of a shared weight."""
+        return self.label.rpartition(", ")[2]
+
+
+def find_points(model: ir.Model) -> list[Point]:
+    """Return every product of a normalized float32 graph, in the order of execution."""
+    weights = {
+        node.name: name
+        for name, nodes in weight_uses(model).items()
+        for node in nodes
+        if node.op_type == "MatMul"
+    }
+    points = []
+    for node in model.graph:
+        if node.op_type != "MatMul" or node.name is None:
+            continue
+        weight = weights.get(node.name)
+        values = [origin(v) for v in node.inputs[: 1 if weight else 2] if v is not None]
+        if any(v.is_initializer() or v.is_graph_input() for v in values):
+            continue
+        match = _ITERATION.match(node.name)
+        points.append(
+            Point(
+                node=node.name,
+                label=label_of(node.name),
+                weight=weight,
+                inputs=tuple(v.name for v in values if v.name is not None),
+                iteration=int(match[1]) if match else None,
+            )
+        )
+    return points
+
+
+def label_of(node: str) -> str:
+    """Return people's name for a node of an exported graph."""
+    match = _ITERATION.match(node)
+    path = match[3] if match else node
+    name = _PRODUCTS.get(path) or path.rpartition("/")[0].removeprefix("encoder/")
+    name = re.sub(r"^attention/(?:self/)?(query|key|value)$", r"\1", name)
+    name = name.replace("/", ".")
+    if match is None:
+        return name
+    inner = f" inner layer {int(match[2])}" if match[2] and int(match[2]) else ""
+    return f"encoder iteration {int(match[1])}{inner}, {name}"
+
+
+def activations(points: Iterable[Point]) -> dict[str, str]:
+    """Map each activation that the points read to a label that names all of its readers."""
+    readers: defaultdict[str, list[Point]] = defaultdict(list)
+    for point in points:
+        for name in point.inputs:
+            readers[name].append(point)
+    labels = {}
+    for name, found in readers.items():
+        place = found[0].label.rpartition(", ")[0]
+        operators = " + ".join(dict.fromkeys(p.operator for p in found))
+        text = ", ".join(part for part in (place, operators) if part)
+        first = found[0]
+        side = "input" if len(first.inputs) == 1 else f"input {first.inputs.index(name) + 1}"
+        labels[name] = f"{text}, {side}"
+    return labels
+
+
+def origin(value: ir.Value) -> ir.Value:
+    """Return the value that was only moved, not computed with, to make this one.
+
+    Rounding commutes with moving; rounded first, a quarter of the bytes are moved.
+    """
+    node = value.producer()
+    while node is not None and node.op_type in _MOVES and node.inputs[0] is not None:
+        value = node.inputs[0]
+        node = value.producer()
+    return value
