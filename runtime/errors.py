@@ -7,10 +7,11 @@
     ├── ContractError     4  sharing, coverage or heads: the artifact is not what was asked for
     ├── ParityError       5  outputs differ from the fp32 source by more than the limit
     ├── AccuracyError     6  the task score dropped by more than the gate allows
+    ├── PerformanceError  7  a variant is not as fast or not as small as was required
     └── MachineError      9  this machine lacks a package, a device, disk space or a network
 
-Code 0 is a pass, 2 a usage error, 7 and 8 are kept for performance gates and undecided
-verdicts, 10 is an internal error (a bug here) and 130 an interrupt.
+Code 0 is a pass, 2 a usage error, 8 is kept for undecided verdicts, 10 is an internal error
+(a bug here) and 130 an interrupt.
 """
 
 from __future__ import annotations
@@ -51,6 +52,12 @@ class AccuracyError(AlbertDeployError):
     exit_code = 6
 
 
+class PerformanceError(AlbertDeployError):
+    """A variant is not as fast or not as small as was required of it."""
+
+    exit_code = 7
+
+
 class MachineError(AlbertDeployError):
     """This machine cannot do it: a package, a device, disk space or a network is missing."""
 
@@ -64,6 +71,7 @@ EXIT_CODES: dict[int, str] = {
     ContractError.exit_code: "contract breach: sharing, coverage, heads or recorded bytes",
     ParityError.exit_code: "parity breach: outputs differ too much from the fp32 source",
     AccuracyError.exit_code: "accuracy breach: the task score dropped too far",
+    PerformanceError.exit_code: "performance breach: a variant does not pay",
     MachineError.exit_code: "not possible on this machine",
     EXIT_INTERNAL: "internal error",
     EXIT_INTERRUPTED: "interrupted",

@@ -9,31 +9,24 @@ import numpy as np
 import numpy.typing as npt
 
 from albert_deploy.runtime.errors import ContractError, InputError, MachineError
-from albert_deploy.runtime.session import Feeds
+from albert_deploy.runtime.session import Feeds, check_feeds
 
 
 class OrtSession:
     """A model in ONNX Runtime; ``run`` may be called from several threads."""
 
+    engine = "ort"
+
     def __init__(self, session: Any) -> None:
         self._session = session
-        self._inputs = {i.name: len(i.shape) for i in session.get_inputs()}
+        self._ranks = {i.name: len(i.shape) for i in session.get_inputs()}
         self.outputs = tuple(str(o.name) for o in session.get_outputs())
 
     def run(self, feeds: Feeds) -> dict[str, npt.NDArray[np.float32]]:
         """See ``Session.run``."""
         if self._session is None:
             raise InputError("the session is closed; open it again")
-        shapes = {name: np.shape(value) for name, value in feeds.items()}
-        if set(shapes) != set(self._inputs):
-            raise InputError(
-                f"got inputs {', '.join(sorted(shapes))}; wanted {', '.join(self._inputs)}"
-            )
-        if len(set(shapes.values())) > 1 or any(
-            len(s) != self._inputs[n] for n, s in shapes.items()
-        ):
-            rank = next(iter(self._inputs.values()))
-            raise InputError(f"got shapes {shapes}; wanted one common shape of rank {rank}")
+        check_feeds(feeds, self._ranks)
         values = self._session.run(None, dict(feeds))
         return dict(zip(self.outputs, values, strict=True))
 

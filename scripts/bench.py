@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,12 @@ from albert_deploy.export.step import ExportConfig, export
 from albert_deploy.quantize.step import QuantizeConfig, quantize
 from albert_deploy.runtime.contract import DEFAULT_VARIANTS
 from albert_deploy.runtime.errors import InputError
-from albert_deploy.runtime.manifest import write_json
+from albert_deploy.runtime.manifest import read_manifest, write_json
 from albert_deploy.validation.latency import BenchConfig, bench
-from albert_deploy.validation.latency_report import record, text
+from albert_deploy.validation.latency_report import plot, record, text
+from albert_deploy.validation.pays import PaysConfig, check_pays
 from albert_deploy.validation.sample import SAMPLES
+from albert_deploy.validation.tuning import record_tuned, tune_contenders, tuned, tuned_text
 
 _Say = Callable[[str], None]
 
@@ -60,6 +63,8 @@ def bench_directory(
     directory: Path,
     config: BenchConfig,
     *,
+    tune: bool = False,
+    pays: PaysConfig | None = None,
     out: Path | None = None,
     show: _Say = print,
     note: _Say = lambda _: None,
@@ -69,6 +74,9 @@ def bench_directory(
     Args:
         directory: Deployment directory.
         config: Options.
+        tune: Record the quickest engine of each variant in the manifest; unless ``config`` names
+            contenders, only what that needs is measured.
+        pays: What is required of the variants, judged when all is written.
         out: JSON file to write too.
         show: Called with the tables, before anything is written.
         note: Called with a line about each stage.
@@ -79,13 +87,22 @@ def bench_directory(
     Raises:
         InputError: The directory or the source cannot be used.
         ContractError: A file is not the one that the manifest records.
+        PerformanceError: A variant does not pay.
         MachineError: An engine is missing or the disk is full.
     """
+    if tune and config.contenders is None:
+        config = replace(config, contenders=tune_contenders(read_manifest(directory)), torch=False)
     report = bench(directory, config, note=note)
     show(text(report))
     record(directory, report)
     if out is not None:
         write_json(out, report)
+    if tune:
+        chosen = tuned(report)
+        record_tuned(directory, chosen)
+        show(tuned_text(chosen))
+    if pays is not None:
+        check_pays(report, pays)
     return report
 
 
@@ -93,6 +110,7 @@ def bench_random(
     geometry: str,
     config: BenchConfig,
     *,
+    pays: PaysConfig | None = None,
     out: Path | None = None,
     show: _Say = print,
     note: _Say = lambda _: None,
@@ -101,7 +119,8 @@ def bench_random(
 
     Args:
         geometry: Key of ``GEOMETRIES``.
-        config: Options; its variants (None for all) are made.
+        config: Options; its variants (None for the default ones) are made.
+        pays: What is required of the variants, judged when all is written.
         out: JSON file to write.
         show: Called with the tables, before anything is written.
         note: Called with a line about each stage.
@@ -112,6 +131,7 @@ def bench_random(
     Raises:
         InputError: Unknown geometry.
         ContractError: An artifact breaks an invariant.
+        PerformanceError: A variant does not pay.
         MachineError: A package is missing or the disk is full.
     """
     with tempfile.TemporaryDirectory(prefix="albert-deploy-bench-") as folder:
@@ -126,6 +146,9 @@ def bench_random(
     show(text(report))
     if out is not None:
         write_json(out, report)
+        plot(out.with_suffix(".svg"), report)
+    if pays is not None:
+        check_pays(report, pays)
     return report
 
 

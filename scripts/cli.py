@@ -107,6 +107,7 @@ def release(
     from albert_deploy.scripts.release import ReleaseConfig, sample_data
     from albert_deploy.scripts.release import release as run
     from albert_deploy.validation.evaluate import EvaluateConfig
+    from albert_deploy.validation.rows import RowsConfig
     from albert_deploy.validation.step import ValidateConfig
 
     config = ReleaseConfig(
@@ -115,7 +116,7 @@ def release(
         validate=ValidateConfig(
             dataset=sample_data(source, _parse_dataset(dataset), task=task),
             gate=gate,
-            evaluate=EvaluateConfig(truncate=truncate),
+            evaluate=EvaluateConfig(rows=RowsConfig(truncate=truncate)),
         ),
     )
     place, report = run(source, config, out=out, note=_note)
@@ -170,6 +171,7 @@ def validate(
     from albert_deploy.runtime.manifest import read_manifest
     from albert_deploy.scripts.release import sample_data
     from albert_deploy.validation.evaluate import EvaluateConfig
+    from albert_deploy.validation.rows import RowsConfig
     from albert_deploy.validation.step import ValidateConfig
     from albert_deploy.validation.step import validate as run
 
@@ -179,7 +181,7 @@ def validate(
         dataset=sample_data(given, _parse_dataset(dataset), task=manifest["task"]),
         source=source,
         gate=gate,
-        evaluate=EvaluateConfig(truncate=truncate),
+        evaluate=EvaluateConfig(rows=RowsConfig(truncate=truncate)),
     )
     _show(directory, run(directory, config, note=_note))
 
@@ -187,23 +189,60 @@ def validate(
 @cli.command()
 @click.argument("directory", metavar="[DIR]", required=False, type=click.Path(path_type=Path))
 @_option("--lengths", default="8,32,128,384", help="Tokens of a row, separated by commas.")
-@_option("--threads", default=1, type=click.IntRange(min=1), help="Threads of each contender.")
+@_option(
+    "--dataset",
+    default=None,
+    metavar="NAME[=PATH]",
+    help="Measure texts as long as this data's too.",
+)
+@_option("--threads", default="1", help="Threads, such as 1,0 for one and then one per core.")
 @_option("--repeats", default=15, type=click.IntRange(min=1), help="Timed rounds.")
+@_option("--seconds", default=180.0, help="No new round starts after this time.")
+@_option("--variants", default=None, help="Variants, by default those that are there.")
+@_option(
+    "--contenders",
+    default=None,
+    help="Some of them, such as 'torch,int8*,nncf-int8@openvino'; a wrong name lists all.",
+)
 @_option("--source", default=None, help="The checkpoint; by default where it was exported from.")
 @_option("--no-torch", is_flag=True, help="Leave PyTorch out.")
 @_option("--random", "geometry", default=None, help="Instead of DIR: base, large, xlarge, xxlarge.")
+@_option("--tune", is_flag=True, help="Record the quickest engine of each variant in DIR.")
+@_option(
+    "--require-speedup",
+    "speedup",
+    type=float,
+    default=None,
+    metavar="X",
+    help="Fail (7) unless each variant is X times as fast as fp32 in each column.",
+)
+@_option(
+    "--require-size",
+    "size",
+    type=float,
+    default=None,
+    metavar="X",
+    help="Fail (7) if a variant has more than this share of fp32's bytes, such as 0.3.",
+)
 @_option("--out", type=click.Path(path_type=Path), default=None, help="JSON file to write too.")
 def bench(
     directory: Path | None,
     lengths: str,
-    threads: int,
+    dataset: str | None,
+    threads: str,
     repeats: int,
+    seconds: float,
+    variants: str | None,
+    contenders: str | None,
     source: str | None,
     no_torch: bool,
     geometry: str | None,
+    tune: bool,
+    speedup: float | None,
+    size: float | None,
     out: Path | None,
 ) -> None:
-    """Measure size, load time and latency of the variants in DIR beside PyTorch.
+    """Measure size, load time and latency of the variants in DIR beside PyTorch and peers.
 
     All run in turns, so that the ratios hold on a busy machine too. Without DIR, --random makes
     a model with random weights in the geometry of a published ALBERT, in a temporary folder.
@@ -212,20 +251,32 @@ def bench(
         raise click.UsageError("give either DIR or --random GEOMETRY")
     if source is not None and (no_torch or geometry is not None):
         raise click.UsageError("--source goes with DIR and without --no-torch")
+    if tune and geometry is not None:
+        raise click.UsageError("--tune goes with DIR, in whose manifest it is recorded")
     from albert_deploy.scripts.bench import bench_directory, bench_random
     from albert_deploy.validation.latency import BenchConfig
+    from albert_deploy.validation.pays import PaysConfig
 
     config = BenchConfig(
-        lengths=_numbers(lengths),
-        threads=threads,
+        lengths=_numbers("--lengths", lengths),
+        dataset=_parse_dataset(dataset),
+        threads=_numbers("--threads", threads),
         repeats=repeats,
+        seconds=seconds,
+        variants=None if variants is None else _names(variants),
+        contenders=None if contenders is None else tuple(contenders.split(",")),
         source=source,
         torch=not no_torch,
     )
+    pays = None
+    if speedup is not None or size is not None:
+        pays = PaysConfig(speedup=speedup, size=size)
     if directory is not None:
-        bench_directory(directory, config, out=out, show=click.echo, note=_note)
+        bench_directory(
+            directory, config, tune=tune, pays=pays, out=out, show=click.echo, note=_note
+        )
     elif geometry is not None:
-        bench_random(geometry, config, out=out, show=click.echo, note=_note)
+        bench_random(geometry, config, pays=pays, out=out, show=click.echo, note=_note)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -270,11 +321,11 @@ def _names(text: str) -> tuple[str, ...]:
     return names
 
 
-def _numbers(text: str) -> tuple[int, ...]:
+def _numbers(option: str, text: str) -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
-        raise click.BadParameter(f"got --lengths {text}; wanted numbers such as 8,32") from None
+        raise click.BadParameter(f"got {option} {text}; wanted numbers such as 8,32") from None
 
 
 def _parse_dataset(text: str | None) -> tuple[str, Path | None] | None:

@@ -1,27 +1,39 @@
-"""Who runs in a bench: the source in PyTorch, the variants, and a peer's quantizer."""
+"""Who runs in a bench: the source in PyTorch, each variant in each engine, and peers.
+
+Names are ``MODEL@ENGINE``, with ``-bf16`` where OpenVINO is to run in it what a file leaves in
+float32. Ours are the variants other than fp32; an engine with the float32 graph is a peer, as it
+is what one has without a quantizer.
+"""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from albert_deploy.runtime.contract import VARIANTS, variant_named
 from albert_deploy.runtime.errors import AlbertDeployError, InputError, MachineError
 from albert_deploy.runtime.manifest import check_file, file_record
-from albert_deploy.runtime.ort import open_ort
-from albert_deploy.runtime.session import Session, open_session
+from albert_deploy.runtime.session import ENGINES, Session, open_session
+from albert_deploy.validation import peers, workload
 
 if TYPE_CHECKING:
     from albert_deploy.validation.latency import BenchConfig
 
-TORCH, PEER = "torch", "ort-quantize-dynamic"
-_LABELS = {
-    TORCH: "torch eager",
-    PEER: "ORT quantize_dynamic",
-    "fp32": "fp32 (ONNX Runtime)",
+TORCH, COMPILED = "torch", "torch-compile"
+DYNAMIC, NNCF = "quantize-dynamic@ort", "nncf-int8@openvino"
+BF16 = "-bf16"
+# Worth running so too; the precision of other variants is in their files.
+_ALSO_BF16 = ("fp32", "int8-qdq")
+_LABELS = {TORCH: "torch eager", COMPILED: "torch.compile"}
+_WORDS = {
+    "quantize-dynamic": "quantize_dynamic",
+    "nncf-int8": "NNCF INT8",
+    "ort": "ORT",
+    "openvino": "OpenVINO",
+    "openvino-bf16": "OpenVINO bf16",
 }
 _Say = Callable[[str], None]
 
@@ -34,8 +46,11 @@ class Contender:
         name: Key in the report.
         open: Loads it: a session.
         bytes: Size of its files; of the unique float32 parameters for PyTorch.
-        file: Path in the deployment directory; None where it has none there.
         sha256: Of the file or the checkpoint.
+        file: Path in the deployment directory; None where it has none there.
+        variant: Key of ``VARIANTS``; None for a peer's model.
+        data_type: Of its matrix products: ``int8``, ``bf16`` or ``f32``.
+        load_ms: Measured already, because it takes too long to do again; else None.
     """
 
     name: str
@@ -43,20 +58,71 @@ class Contender:
     bytes: int
     sha256: str
     file: str | None = None
+    variant: str | None = None
+    data_type: str = "f32"
+    load_ms: float | None = None
 
     @property
     def label(self) -> str:
         """Name for people."""
-        return _LABELS.get(self.name, self.name)
+        return label(self.name)
+
+    @property
+    def ours(self) -> bool:
+        """Tell whether it is a variant of this project's, and not a peer."""
+        return self.variant not in (None, "fp32")
 
     def to_json(self) -> dict[str, Any]:
         """Return the form that the report holds."""
         return {
             "label": self.label,
+            "ours": self.ours,
+            "variant": self.variant,
+            "engine": self.name.partition("@")[2] or "torch",
+            "data_type": self.data_type,
             "file": self.file,
             "sha256": self.sha256,
             "bytes": self.bytes,
         }
+
+
+def label(name: str) -> str:
+    """Return what people call a contender."""
+    if name in _LABELS:
+        return _LABELS[name]
+    model, _, engine = name.partition("@")
+    return f"{_WORDS.get(model, model)}, {_WORDS.get(engine, engine)}"
+
+
+def names(variants: Sequence[str], patterns: Sequence[str] | None = None) -> list[str]:
+    """Return the names of all contenders, or of those that a pattern asks for, in their order.
+
+    Args:
+        variants: Variants that the directory holds.
+        patterns: Shell patterns of names, such as ``int8*@openvino``, or of what stands before
+            the ``@``; None for all.
+
+    Raises:
+        InputError: A pattern fits none.
+    """
+    every = [TORCH, COMPILED]
+    for variant in variants:
+        for engine in variant_named(variant).engines:
+            every.append(f"{variant}@{engine}")
+            if engine == "openvino" and variant in _ALSO_BF16:
+                every.append(f"{variant}@{engine}{BF16}")
+    every += [DYNAMIC, NNCF, f"{NNCF}{BF16}"]
+    if patterns is None:
+        return every
+    wanted: set[str] = set()
+    for pattern in patterns:
+        fitting = {
+            n for n in every if fnmatchcase(n, pattern) or fnmatchcase(n.partition("@")[0], pattern)
+        }
+        if not fitting:
+            raise InputError(f"no contender is called {pattern}; there are: {', '.join(every)}")
+        wanted |= fitting
+    return [n for n in every if n in wanted]
 
 
 def contenders(
@@ -64,6 +130,7 @@ def contenders(
     manifest: dict[str, Any],
     config: BenchConfig,
     *,
+    threads: int = 1,
     work: Path,
     remark: _Say = lambda _: None,
 ) -> list[Contender]:
@@ -72,102 +139,151 @@ def contenders(
     Args:
         directory: Deployment directory.
         manifest: Its manifest.
-        config: Which of them, and their threads.
-        work: Folder for the peer's file, which must stay until the sessions are closed.
+        config: Which of them.
+        threads: Their threads; 0 for one per core.
+        work: Folder for the peers' files, which must stay until the sessions are closed. What
+            an earlier call has left there is used again.
         remark: Called with a line about each one that cannot run.
 
     Raises:
-        InputError: A variant is not in the directory, or ``config.source`` cannot be used.
+        InputError: A variant is not in the directory, ``config.source`` cannot be used, or
+            nobody is left.
         ContractError: A file is not the one that the manifest records.
         MachineError: PyTorch was asked for by ``config.source`` and is not installed.
     """
-    names = config.variants or tuple(n for n in VARIANTS if n in manifest["variants"])
-    missing = [n for n in names if n not in manifest["variants"]]
-    if missing or not names:
+    variants = config.variants or tuple(n for n in VARIANTS if n in manifest["variants"])
+    missing = [n for n in variants if n not in manifest["variants"]]
+    if missing or not variants:
         raise InputError(
             f"{directory} holds no variant {', '.join(missing)}; it holds: "
             f"{', '.join(manifest['variants'])}"
         )
-    found = [_variant(directory, manifest, name, threads=config.threads) for name in names]
-    if config.torch:
-        with _or_remark(remark, "torch eager", fatal=config.source is not None):
-            found.insert(0, _source(manifest, config.source))
-    else:
-        remark("torch eager: left out as asked")
-    if config.peer:
-        path = work / "quantize_dynamic.onnx"
-        with _or_remark(remark, _LABELS[PEER], fatal=False):
-            _quantize_dynamic(check_file(directory, manifest, VARIANTS["fp32"].file), path)
-            record = file_record(path)
-            threads = config.threads
-            found.append(
-                Contender(name=PEER, open=lambda: open_ort(path, threads=threads), **record)
-            )
+    builders: dict[str, Callable[[], Contender]] = {
+        TORCH: lambda: _source(manifest, config.source),
+        COMPILED: lambda: _compiled(manifest, config),
+        DYNAMIC: lambda: _dynamic(directory, manifest, work, threads),
+        NNCF: lambda: _nncf(NNCF, directory, manifest, work, threads),
+        f"{NNCF}{BF16}": lambda: _nncf(f"{NNCF}{BF16}", directory, manifest, work, threads),
+    }
+    found = []
+    for name in names(variants, config.contenders):
+        if name in (TORCH, COMPILED) and not config.torch:
+            remark(f"{label(name)}: left out as asked")
+            continue
+        # A bad file of ours is never a remark, nor is the lack of what was asked for.
+        forgiven: tuple[type[AlbertDeployError], ...] = (MachineError,)
+        if name in builders:
+            forgiven = () if name == TORCH and config.source is not None else (AlbertDeployError,)
+        try:
+            _check_engine(name)
+            if name in builders:
+                found.append(builders[name]())
+            else:
+                found.append(_variant(directory, manifest, name, threads=threads))
+        except forgiven as error:
+            remark(f"{label(name)}: left out, {error}")
+    if not found:
+        raise InputError("no contender can run here; install an engine or choose other contenders")
     return found
 
 
-def _source(manifest: dict[str, Any], source: str | None) -> Contender:
-    from albert_deploy.validation.reference import open_reference
+def _engine(name: str) -> str:
+    return name.partition("@")[2].removesuffix(BF16)
 
-    def load() -> Session:
-        try:
-            return open_reference(manifest, source)
-        except ImportError as error:
-            raise MachineError(
-                f"PyTorch or transformers is not installed ({error}); "
-                "run: pip install 'albert-deploy[export]'"
-            ) from error
 
-    load().close()
+def _check_engine(name: str) -> None:
+    engine = ENGINES.get(_engine(name))
+    if engine is not None and not engine.installed:
+        raise MachineError(f"not installed; run: pip install 'albert-deploy[{engine.extra}]'")
+    if name.endswith(BF16):
+        from albert_deploy.runtime.ov import precisions
+
+        if "bf16" not in precisions():
+            raise MachineError("this processor has no bf16")
+
+
+def _source(manifest: Mapping[str, Any], source: str | None) -> Contender:
+    _reference(manifest, source).close()
     return Contender(
         name=TORCH,
-        open=load,
+        open=lambda: _reference(manifest, source),
         bytes=manifest["parameter_bytes"],
         sha256=manifest["source"]["sha256"],
     )
 
 
-def _variant(directory: Path, manifest: dict[str, Any], name: str, *, threads: int) -> Contender:
-    file = variant_named(name).file
-    check_file(directory, manifest, file)
-    files = [f for f in (file, f"{file}_data") if f in manifest["files"]]
+def _compiled(manifest: Mapping[str, Any], config: BenchConfig) -> Contender:
+    session = _reference(manifest, config.source)
+    limit = int(manifest["contract"]["max_length"])
+    rows = [workload.random_row(manifest, n, seed=0) for n in (limit // 2, limit // 4)]
+    seconds = peers.compile_reference(session, rows)
     return Contender(
-        name=name,
-        open=lambda: open_session(directory, variant=name, threads=threads),
-        bytes=sum(manifest["files"][f]["bytes"] for f in files),
-        sha256=manifest["files"][file]["sha256"],
-        file=file,
+        name=COMPILED,
+        open=lambda: session,
+        bytes=manifest["parameter_bytes"],
+        sha256=manifest["source"]["sha256"],
+        load_ms=seconds * 1e3,
     )
 
 
-def _quantize_dynamic(source: Path, target: Path) -> None:
-    """Quantize as onnxruntime does it, with its defaults.
-
-    Raises:
-        MachineError: The packages are not installed, or onnxruntime cannot do it.
-    """
+def _reference(manifest: Mapping[str, Any], source: str | None) -> Session:
     try:
-        import onnx
-        from onnxruntime.quantization import quantize_dynamic
+        from albert_deploy.validation.reference import open_reference
+
+        return open_reference(dict(manifest), source)
     except ImportError as error:
-        raise MachineError(f"the onnx package is not installed ({error})") from error
-    # A path would have onnxruntime write a second file beside it, into the directory.
-    model = onnx.load(source)
-    # Its own mark that shapes are inferred; without it, a warning goes to the root logger.
-    model.metadata_props.add(key="onnx.quant.pre_process", value="onnxruntime.quant")
-    try:
-        quantize_dynamic(model, target)
-    # It raises whatever it meets; a peer that cannot do it is a result, not a reason to stop.
-    except Exception as error:
-        reason = (str(error).splitlines() or [""])[0]
-        raise MachineError(f"{type(error).__name__}: {reason}") from error
+        raise MachineError(
+            f"PyTorch or transformers is not installed ({error}); "
+            "run: pip install 'albert-deploy[export]'"
+        ) from error
 
 
-@contextlib.contextmanager
-def _or_remark(remark: _Say, label: str, *, fatal: bool) -> Iterator[None]:
-    try:
-        yield
-    except AlbertDeployError as error:
-        if fatal:
-            raise
-        remark(f"{label}: left out, {error}")
+def _variant(directory: Path, manifest: dict[str, Any], name: str, *, threads: int) -> Contender:
+    variant = name.partition("@")[0]
+    file = variant_named(variant).file
+    check_file(directory, manifest, file)
+    files = [f for f in (file, f"{file}_data") if f in manifest["files"]]
+    precision = "bf16" if name.endswith(BF16) else None
+    return Contender(
+        name=name,
+        open=lambda: open_session(
+            directory, variant=variant, threads=threads, engine=_engine(name), precision=precision
+        ),
+        bytes=sum(manifest["files"][f]["bytes"] for f in files),
+        sha256=manifest["files"][file]["sha256"],
+        file=file,
+        variant=variant,
+        data_type="int8" if "int8" in variant else "bf16" if "bf16" in name else "f32",
+    )
+
+
+def _dynamic(directory: Path, manifest: dict[str, Any], work: Path, threads: int) -> Contender:
+    path = work / "quantize_dynamic.onnx"
+    if not path.is_file():
+        source = check_file(directory, manifest, VARIANTS["fp32"].file)
+        peers.quantize_dynamic_file(source, path)
+    return Contender(
+        name=DYNAMIC,
+        open=lambda: ENGINES["ort"].open(path, threads, None),
+        data_type="int8",
+        **file_record(path),
+    )
+
+
+def _nncf(
+    name: str, directory: Path, manifest: dict[str, Any], work: Path, threads: int
+) -> Contender:
+    path = work / "nncf.xml"
+    weights = path.with_suffix(".bin")
+    if not path.is_file():
+        source = check_file(directory, manifest, VARIANTS["fp32"].file)
+        rows = workload.texts(directory, manifest, None, split="train")
+        peers.nncf_file(source, path, workload.spread(rows, peers.NNCF_ROWS))
+    precision = "bf16" if name.endswith(BF16) else None
+    return Contender(
+        name=name,
+        open=lambda: ENGINES["openvino"].open(path, threads, precision),
+        bytes=path.stat().st_size + weights.stat().st_size,
+        sha256=file_record(weights)["sha256"],
+        data_type="int8",
+    )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,9 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 from tqdm import tqdm
 
-from albert_deploy.runtime.answers import Window, best_answer
-from albert_deploy.runtime.contract import CHOICES
+from albert_deploy.runtime.answers import best_answer
 from albert_deploy.runtime.errors import InputError
 from albert_deploy.runtime.session import Session
-from albert_deploy.runtime.tasks import Feeds, encode, stack, windows
 from albert_deploy.validation import metrics, squad
 from albert_deploy.validation.datasets import (
     DATASETS,
@@ -25,6 +23,7 @@ from albert_deploy.validation.datasets import (
     read_dataset,
 )
 from albert_deploy.validation.parity import Case, Difference
+from albert_deploy.validation.rows import Row, RowsConfig, prepared, shipped_texts
 
 SOURCE = "source"
 
@@ -34,18 +33,14 @@ class EvaluateConfig:
     """How rows become feeds and outputs answers.
 
     Args:
-        truncate: Cut over-long texts; otherwise they are an error.
-        stride: Tokens that two windows of a long context share.
-        max_query_length: Tokens of a question.
+        rows: How texts become feeds.
         n_best: Starts and ends considered for an answer.
         max_answer_tokens: Longest answer.
         grid_texts: Rows whose texts the edge grid uses.
         unlabelled_rows: Real texts that are run where there is no data set.
     """
 
-    truncate: bool = False
-    stride: int = 128
-    max_query_length: int = 64
+    rows: RowsConfig = field(default_factory=RowsConfig)
     n_best: int = 20
     max_answer_tokens: int = 30
     grid_texts: int = 64
@@ -71,13 +66,6 @@ class Evidence:
     errors: dict[str, list[float]] = field(default_factory=dict)
     predictions: dict[str, dict[str, Any]] = field(default_factory=dict)
     metrics: dict[str, dict[str, float]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Row:
-    id: str
-    feeds: list[Feeds]
-    windows: list[Window] | None = None
 
 
 def decisions(contract: dict[str, Any], argmax: Mapping[str, bool]) -> dict[str, str | None]:
@@ -124,11 +112,11 @@ def evaluate(
             )
         _check_labels(name, contract)
         labelled = read_dataset(name, path)
-        rows: Iterator[_Row] = _labelled(labelled, contract, tokenizer, config)
+        rows = prepared(labelled, contract, tokenizer, config.rows)
         total = len(labelled)
     else:
-        unlabelled = _unlabelled_texts(task, config.unlabelled_rows)
-        rows = _labelled(unlabelled, contract, tokenizer, config, truncate=True)
+        unlabelled = shipped_texts(task, config.unlabelled_rows)
+        rows = prepared(unlabelled, contract, tokenizer, replace(config.rows, truncate=True))
         total = len(unlabelled)
     variants = [v for v in sessions if v != SOURCE]
     evidence = Evidence(
@@ -203,60 +191,8 @@ def _compare(
     )
 
 
-def _labelled(
-    rows: list[ClassificationRow] | list[QuestionRow],
-    contract: dict[str, Any],
-    tokenizer: Tokenizer,
-    config: EvaluateConfig,
-    *,
-    truncate: bool = False,
-) -> Iterator[_Row]:
-    limit = contract["max_length"]
-    choices = CHOICES in contract["inputs"][0]["axes"]
-    for row in rows:
-        if isinstance(row, QuestionRow):
-            laid = windows(
-                tokenizer,
-                row.question,
-                row.context,
-                max_length=limit,
-                # A short model keeps room to move on.
-                stride=min(config.stride, limit // 4),
-                max_query_length=min(config.max_query_length, limit // 2),
-                row=f"question {row.id}",
-            )
-            yield _Row(id=row.id, feeds=[w.feeds for w in laid], windows=laid)
-            continue
-        feeds = encode(
-            tokenizer,
-            row.text,
-            row.pair,
-            max_length=limit,
-            truncate=truncate or config.truncate,
-            row=f"row {row.id}",
-        )
-        if choices:
-            words = row.text.split()
-            halves = [" ".join(words[: len(words) // 2]), " ".join(words[len(words) // 2 :])]
-            each = [
-                encode(tokenizer, row.text, half, max_length=limit, truncate=True)
-                for half in halves
-            ]
-            stacked = stack(each, contract["pad_token_id"])
-            feeds = {name: value[np.newaxis] for name, value in stacked.items()}
-        yield _Row(id=row.id, feeds=[feeds])
-
-
-def _unlabelled_texts(task: str, count: int) -> list[ClassificationRow] | list[QuestionRow]:
-    """Return real texts from the shipped samples, to run a model that has no data set."""
-    from albert_deploy.validation.sample import SAMPLES
-
-    name = "sample-squad" if task == "question-answering" else "sample-sst2"
-    return read_dataset(SAMPLES[name].dataset, SAMPLES[name].data)[:count]
-
-
 def _predict(
-    row: _Row, outputs: list[dict[str, npt.NDArray[np.float32]]], config: EvaluateConfig
+    row: Row, outputs: list[dict[str, npt.NDArray[np.float32]]], config: EvaluateConfig
 ) -> Any:
     if row.windows is None:
         return int(next(iter(outputs[0].values()))[0].argmax())

@@ -1,4 +1,4 @@
-"""Measure size, load time and latency of a directory's variants beside PyTorch and a peer.
+"""Measure size, load time and latency of a directory's variants beside PyTorch and peers.
 
 All contenders run in one process, in turns: whatever else the machine does meets each of them
 alike, so that the ratios hold where the milliseconds do not.
@@ -7,6 +7,7 @@ alike, so that the ratios hold where the milliseconds do not.
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import statistics
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -14,15 +15,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from albert_deploy.runtime.contract import CHOICES, INPUT_NAMES, variant_named
-from albert_deploy.runtime.errors import InputError
-from albert_deploy.runtime.manifest import read_manifest
-from albert_deploy.runtime.session import Feeds
-from albert_deploy.validation.contenders import TORCH, Contender, contenders
-from albert_deploy.validation.machine import machine
+from albert_deploy.runtime.contract import VARIANTS, variant_named
+from albert_deploy.runtime.errors import AlbertDeployError, InputError
+from albert_deploy.runtime.manifest import check_file, read_manifest
+from albert_deploy.validation.contenders import Contender, contenders
+from albert_deploy.validation.machine import cores, machine
+from albert_deploy.validation.operations import operations
+from albert_deploy.validation.peaks import best_of, peaks
 from albert_deploy.validation.turns import load_in_turns, time_in_turns, torch_threads
+from albert_deploy.validation.workload import (
+    Column,
+    dataset_column,
+    fitting_lengths,
+    random_row,
+)
+
+_Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,51 +39,57 @@ class BenchConfig:
 
     Args:
         lengths: Tokens of a row.
-        threads: Threads of each contender inside one operator.
-        repeats: Timed rounds; every contender is timed once per round and length.
+        dataset: Name and path of a data set whose real lengths are measured too; a path of None
+            takes the shipped sample's.
+        dataset_rows: Texts of it, evenly over its lengths.
+        threads: Threads of each contender; each number is a run of its own, 0 is one per core.
+        repeats: Timed rounds; every contender is timed once per round and column.
         warmup: Untimed rounds before them.
         loads: Timed loads of each contender, after one that is not counted.
         seconds: No new round starts after this time, but ``turns.LEAST_ROUNDS`` are always run.
         seed: Seed of the random token ids.
         variants: Keys of ``VARIANTS``; None for those that the directory holds.
+        contenders: Patterns of names, see ``contenders.names``; None for all.
         source: Where the checkpoint is; None for where it was exported from.
         torch: Measure the fp32 source in PyTorch too.
-        peer: Measure onnxruntime's own ``quantize_dynamic`` too.
+        peak_seconds: For each measurement of the machine's peaks; 0 leaves them out.
 
     Raises:
         InputError: A number is too small or a variant is unknown.
     """
 
     lengths: tuple[int, ...] = (8, 32, 128, 384)
-    threads: int = 1
+    dataset: tuple[str, Path | None] | None = None
+    dataset_rows: int = 16
+    threads: tuple[int, ...] = (1,)
     repeats: int = 15
     warmup: int = 2
     loads: int = 3
     seconds: float = 180.0
     seed: int = 0
     variants: tuple[str, ...] | None = None
+    contenders: tuple[str, ...] | None = None
     source: str | None = None
     torch: bool = True
-    peer: bool = True
+    peak_seconds: float = 0.2
 
     def __post_init__(self) -> None:
         """Check the values."""
         if not self.lengths or min(self.lengths) < 1:
             raise InputError(f"got lengths {self.lengths}; give at least one, of 1 token or more")
-        for name in ("threads", "repeats", "loads"):
+        if not self.threads or min(self.threads) < 0:
+            raise InputError(f"got threads {self.threads}; give numbers, 0 for one per core")
+        for name in ("repeats", "loads", "dataset_rows"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if self.warmup < 0 or self.seconds < 0:
-            raise InputError(
-                f"got warmup {self.warmup}, seconds {self.seconds}; neither can be negative"
-            )
+        for name in ("warmup", "seconds", "peak_seconds"):
+            if getattr(self, name) < 0:
+                raise InputError(f"{name} is {getattr(self, name)}; it cannot be negative")
         for name in self.variants or ():
             variant_named(name)
 
 
-def bench(
-    directory: Path, config: BenchConfig, *, note: Callable[[str], None] = lambda _: None
-) -> dict[str, Any]:
+def bench(directory: Path, config: BenchConfig, *, note: _Say = lambda _: None) -> dict[str, Any]:
     """Measure every variant of a deployment directory beside its source; writes nothing there.
 
     Args:
@@ -85,7 +99,8 @@ def bench(
 
     Returns:
         The report, as in ``reports/bench.json``: times in ms, sizes in bytes, ratios as
-        ``baseline / contender``, so that above 1 is faster than the baseline.
+        ``other / contender``, so that above 1 is faster than the other. ``runs`` has one entry
+        for each number of threads.
 
     Raises:
         InputError: A variant is not there, no length fits, or a ``source`` that was asked for
@@ -94,97 +109,158 @@ def bench(
         MachineError: An engine is missing.
     """
     manifest = read_manifest(directory)
-    lengths, left_out = fitting_lengths(config.lengths, int(manifest["contract"]["max_length"]))
-    rows = {n: random_row(manifest, n, seed=config.seed) for n in lengths}
+    limit = int(manifest["contract"]["max_length"])
+    lengths, left_out = fitting_lengths(config.lengths, limit)
+    columns = [
+        Column(name=str(n), rows=(random_row(manifest, n, seed=config.seed),)) for n in lengths
+    ]
+    if config.dataset is not None:
+        columns.append(dataset_column(directory, manifest, config.dataset, config.dataset_rows))
     notes: list[str] = []
 
     def remark(line: str) -> None:
-        notes.append(line)
-        note(line)
+        if line not in notes:
+            notes.append(line)
+            note(line)
 
     if left_out:
         left = ", ".join(str(n) for n in left_out)
-        limit = manifest["contract"]["max_length"]
         remark(f"left out: lengths {left}; the model takes at most {limit} tokens")
-    with contextlib.ExitStack() as stack:
-        work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="albert-deploy-")))
-        found = contenders(directory, manifest, config, work=work, remark=remark)
-        computer = machine()
-        if any(c.name == TORCH for c in found):
-            stack.enter_context(torch_threads(config.threads))
-        note(f"loading {len(found)} contenders {1 + config.loads} times")
-        sessions, loads = load_in_turns(found, config.loads, stack)
-        note(f"at most {config.repeats} rounds over lengths {', '.join(map(str, lengths))}")
-        times = time_in_turns(
-            sessions, rows, repeats=config.repeats, warmup=config.warmup, seconds=config.seconds
-        )
+    computer = machine()
+    found: dict[str, Contender] = {}
+    runs = []
+    with tempfile.TemporaryDirectory(prefix="albert-deploy-") as work:
+        for threads in config.threads:
+            with contextlib.ExitStack() as stack:
+                if config.torch and importlib.util.find_spec("torch") is not None:
+                    stack.enter_context(torch_threads(threads or cores()))
+                here = contenders(
+                    directory, manifest, config, threads=threads, work=Path(work), remark=remark
+                )
+                found |= {c.name: c for c in here}
+                note(f"{_threads(threads)}: {', '.join(c.name for c in here)}")
+                runs.append(_run(here, columns, config, threads, stack))
+    counts = _operations(directory, manifest, columns, remark)
+    for run in runs:
+        add_shares(run, found, counts)
     return {
         "machine": computer,
         "task": manifest["task"],
         "source": {k: manifest["source"][k] for k in ("path", "sha256")},
         "batch": 1,
-        "threads": config.threads,
+        "threads": list(config.threads),
+        "columns": {c.name: c.to_json() | {"operations": counts.get(c.name)} for c in columns},
         "lengths": list(lengths),
         "left_out": list(left_out),
-        "rounds": len(next(iter(times.values()))[lengths[0]]),
-        "baseline": found[0].name,
+        "baseline": next(iter(found)),
         "notes": notes,
-        "contenders": summarize(found, loads, times),
+        "contenders": {name: c.to_json() for name, c in found.items()},
+        "runs": runs,
     }
 
 
-def fitting_lengths(
-    lengths: Sequence[int], max_length: int
-) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Split lengths into those that a model of ``max_length`` tokens takes and the others.
-
-    Raises:
-        InputError: None fits.
-    """
-    wanted = sorted(set(lengths))
-    fitting = tuple(n for n in wanted if n <= max_length)
-    if not fitting:
-        raise InputError(
-            f"got lengths {', '.join(map(str, wanted))}; the model takes at most {max_length} "
-            "tokens: pass shorter --lengths"
-        )
-    return fitting, tuple(n for n in wanted if n > max_length)
-
-
-def random_row(manifest: Mapping[str, Any], length: int, *, seed: int) -> Feeds:
-    """Return one row without padding: random ids, a full mask, one segment.
-
-    All int64 [1, length]; [1, 2, length] for a task with choices.
-    """
-    axes = manifest["contract"]["inputs"][0]["axes"]
-    shape = (1, 2, length) if CHOICES in axes else (1, length)
-    vocabulary = int(manifest["source"]["config"]["vocab_size"])
-    ids = np.random.default_rng(seed).integers(0, vocabulary, shape, dtype=np.int64)
-    return dict(zip(INPUT_NAMES, (ids, np.ones_like(ids), np.zeros_like(ids)), strict=True))
+def _run(
+    found: Sequence[Contender],
+    columns: Sequence[Column],
+    config: BenchConfig,
+    threads: int,
+    stack: contextlib.ExitStack,
+) -> dict[str, Any]:
+    """Load and time the contenders, between two measurements of the machine's peaks."""
+    measured = [peaks(threads, seconds=config.peak_seconds)] if config.peak_seconds else []
+    sessions, loads = load_in_turns(found, config.loads, stack)
+    times = time_in_turns(
+        sessions,
+        {c.name: c.rows for c in columns},
+        repeats=config.repeats,
+        warmup=config.warmup,
+        seconds=config.seconds,
+    )
+    if config.peak_seconds:
+        measured.append(peaks(threads, seconds=config.peak_seconds))
+    return {
+        "threads": threads,
+        "rounds": len(times[found[0].name][columns[0].name]),
+        "peaks": best_of(measured),
+        **summarize(found, loads, times),
+    }
 
 
 def summarize(
     found: Sequence[Contender],
     loads: Mapping[str, Sequence[float]],
-    times: Mapping[str, Mapping[int, Sequence[float]]],
-) -> dict[str, dict[str, Any]]:
-    """Return medians, minima and ratios to the first contender, with the raw times, in ms."""
+    times: Mapping[str, Mapping[str, Sequence[float]]],
+) -> dict[str, Any]:
+    """Return medians, minima and ratios, with the raw times, in ms.
+
+    Ratios are to the first contender and, as ``peer_ratio``, to the best peer of the column: the
+    one with the least median of those that are not ours. They are None where there is no peer.
+    """
     base = times[found[0].name]
-    return {
-        c.name: {
-            **c.to_json(),
+    peers = [c.name for c in found if not c.ours]
+    best = {
+        column: min(peers, key=lambda name: statistics.median(times[name][column]))
+        for column in base
+        if peers
+    }
+    rows = {}
+    for c in found:
+        cells = {}
+        for column, runs in times[c.name].items():
+            peer = times[best[column]][column] if peers else None
+            median, least = statistics.median(runs), min(runs)
+            cells[column] = {
+                "median_ms": median,
+                "min_ms": least,
+                "ratio_median": statistics.median(base[column]) / median,
+                "ratio_min": min(base[column]) / least,
+                "peer_ratio_median": statistics.median(peer) / median if peer else None,
+                "peer_ratio_min": min(peer) / least if peer else None,
+                "times_ms": list(runs),
+            }
+        rows[c.name] = {
             "load_ms": statistics.median(loads[c.name]),
             "load_times_ms": list(loads[c.name]),
-            "latency": {
-                str(length): {
-                    "median_ms": statistics.median(runs),
-                    "min_ms": min(runs),
-                    "ratio_median": statistics.median(base[length]) / statistics.median(runs),
-                    "ratio_min": min(base[length]) / min(runs),
-                    "times_ms": list(runs),
-                }
-                for length, runs in times[c.name].items()
-            },
+            "latency": cells,
         }
-        for c in found
-    }
+    return {"best_peer": best, "contenders": rows}
+
+
+def add_shares(
+    run: dict[str, Any], found: Mapping[str, Contender], counts: Mapping[str, float]
+) -> None:
+    """Add to each cell of a run its ``gops`` and its share of the machine's peak.
+
+    The share is ``operations / median / peak`` with the peak of the contender's own data type: 1
+    would be a model whose every moment is a matrix product at the best speed that was measured.
+    None where the peak or the operations are not known.
+
+    Args:
+        run: An entry of the report's ``runs``; changed.
+        found: Contenders by name.
+        counts: Mean operations of a row, by column.
+    """
+    for name, row in run["contenders"].items():
+        peak = run["peaks"].get(found[name].data_type)
+        for column, cell in row["latency"].items():
+            gops = counts[column] / cell["median_ms"] / 1e6 if column in counts else None
+            cell["gops"] = gops
+            cell["peak_share"] = gops / peak["gops"] if peak and gops is not None else None
+
+
+def _operations(
+    directory: Path, manifest: dict[str, Any], columns: Sequence[Column], remark: _Say
+) -> dict[str, float]:
+    """Return the mean operations of the rows of each column; empty where they are not known."""
+    rows = [feeds for column in columns for feeds in column.rows]
+    try:
+        path = check_file(directory, manifest, VARIANTS["fp32"].file)
+        counts = iter(operations(path, rows))
+    except AlbertDeployError as error:
+        remark(f"share of the machine's peak: left out, {error}")
+        return {}
+    return {c.name: statistics.fmean(next(counts) for _ in c.rows) for c in columns}
+
+
+def _threads(count: int) -> str:
+    return "all cores" if count == 0 else f"{count} thread{'s' if count > 1 else ''}"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 _CPUINFO = Path("/proc/cpuinfo")
-_PACKAGES = ("onnxruntime", "torch", "transformers", "numpy")
+_PACKAGES = ("onnxruntime", "openvino", "torch", "transformers", "nncf", "numpy")
 # Instruction sets that decide how fast int8, bf16 and fp32 products are.
 _INSTRUCTIONS = (
     "avx2",
@@ -37,7 +37,7 @@ def machine() -> dict[str, Any]:
         load = round(os.getloadavg()[0], 2)
     return {
         "cpu": model,
-        "cores": _cores(),
+        "cores": cores(),
         "instructions": [name for name in _INSTRUCTIONS if name in flags],
         "system": f"{platform.system()} {platform.machine()}",
         "load_average": load,
@@ -68,7 +68,8 @@ def _processor() -> tuple[str, set[str]]:
     return name, set(fields.get("flags", fields.get("features", "")).split())
 
 
-def _cores() -> int:
+def cores() -> int:
+    """Return the number of processors that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

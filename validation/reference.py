@@ -14,23 +14,25 @@ from albert_deploy.runtime.session import Feeds
 class TorchSession:
     """A checkpoint in PyTorch, behind the ``Session`` protocol."""
 
+    engine = "torch"
+
     def __init__(self, model: Any, outputs: tuple[str, ...]) -> None:
-        self._model = model
+        self.model = model
         self.outputs = outputs
 
     def run(self, feeds: Feeds) -> dict[str, npt.NDArray[np.float32]]:
         """See ``Session.run``."""
         import torch
 
-        if self._model is None:
+        if self.model is None:
             raise InputError("the session is closed; open it again")
         with torch.inference_mode():
-            result = self._model(**{k: torch.from_numpy(np.asarray(v)) for k, v in feeds.items()})
+            result = self.model(**{k: torch.from_numpy(np.asarray(v)) for k, v in feeds.items()})
         return {name: result[name].numpy() for name in self.outputs}
 
     def close(self) -> None:
         """See ``Session.close``."""
-        self._model = None
+        self.model = None
 
     def __enter__(self) -> Self:
         return self

@@ -1,4 +1,5 @@
 import json
+import re
 import statistics
 from contextlib import ExitStack
 
@@ -16,9 +17,8 @@ from albert_deploy.scripts.cli import cli
 from albert_deploy.validation.contenders import Contender
 from albert_deploy.validation.latency import (
     BenchConfig,
+    add_shares,
     bench,
-    fitting_lengths,
-    random_row,
     summarize,
 )
 from albert_deploy.validation.latency_report import record, table, text
@@ -30,10 +30,22 @@ from albert_deploy.validation.turns import (
     time_in_turns,
     torch_threads,
 )
+from albert_deploy.validation.workload import fitting_lengths, random_row
 
-ALL = ["torch", "fp32", "fp16", "int8", "ort-quantize-dynamic"]
+ALL = ["torch", "fp32@ort", "fp32@openvino", "fp16@ort", "int8@ort", "quantize-dynamic@ort"]
 TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
-QUICK = BenchConfig(lengths=(8, 32, 128), repeats=3, warmup=1, loads=2)
+QUICK = BenchConfig(
+    lengths=(8, 32, 128),
+    dataset=("sst2", None),
+    dataset_rows=3,
+    threads=(1, 0),
+    repeats=3,
+    warmup=1,
+    loads=2,
+    contenders=tuple(ALL),
+    peak_seconds=0.001,
+)
+OURS = {"repeats": 1, "loads": 1, "contenders": ("*@ort",), "peak_seconds": 0}
 
 
 class Clock:
@@ -89,37 +101,72 @@ def report(directory):
     return bench(directory, QUICK)
 
 
-def test_report_has_every_contender_and_fitting_length(report):
+def test_report_has_every_contender_column_and_run(report):
     assert list(report["contenders"]) == ALL
     assert report["lengths"] == [8, 32]
     assert report["left_out"] == [128]
-    assert report["rounds"] == 3
-    for contender in report["contenders"].values():
-        assert list(contender["latency"]) == ["8", "32"]
-        assert contender["bytes"] > 0
-        assert len(contender["load_times_ms"]) == 2
-        assert contender["load_ms"] == statistics.median(contender["load_times_ms"]) > 0
+    assert list(report["columns"]) == ["8", "32", "sst2"]
+    assert report["columns"]["8"]["tokens"] == [8]
+    lengths = report["columns"]["sst2"]["tokens"]
+    assert len(lengths) == 3
+    assert lengths == sorted(lengths)
+    assert report["threads"] == [run["threads"] for run in report["runs"]] == [1, 0]
+    for run in report["runs"]:
+        assert run["rounds"] == 3
+        assert list(run["contenders"]) == ALL
+        for row in run["contenders"].values():
+            assert list(row["latency"]) == ["8", "32", "sst2"]
+            assert len(row["load_times_ms"]) == 2
+            assert row["load_ms"] == statistics.median(row["load_times_ms"]) > 0
+    assert all(c["bytes"] > 0 for c in report["contenders"].values())
+
+
+def test_ours_and_peers(report):
+    ours = [name for name, c in report["contenders"].items() if c["ours"]]
+    assert ours == ["fp16@ort", "int8@ort"]
+    kinds = {name: c["data_type"] for name, c in report["contenders"].items()}
+    assert [n for n, kind in kinds.items() if kind == "int8"] == ["int8@ort", ALL[-1]]
+    for run in report["runs"]:
+        assert set(run["best_peer"]) == set(report["columns"])
+        assert not set(run["best_peer"].values()) & set(ours)
 
 
 def test_ratios_follow_from_raw_times(report):
-    base = report["contenders"][report["baseline"]]["latency"]
     assert report["baseline"] == "torch"
-    for contender in report["contenders"].values():
-        for length, cell in contender["latency"].items():
-            times, reference = cell["times_ms"], base[length]["times_ms"]
-            assert len(times) == report["rounds"]
-            assert min(times) > 0
-            assert cell["median_ms"] == statistics.median(times)
-            assert cell["min_ms"] == min(times)
-            assert cell["ratio_median"] == pytest.approx(
-                statistics.median(reference) / statistics.median(times)
-            )
-            assert cell["ratio_min"] == pytest.approx(min(reference) / min(times))
+    for run in report["runs"]:
+        base = run["contenders"][report["baseline"]]["latency"]
+        for row in run["contenders"].values():
+            for column, cell in row["latency"].items():
+                peer = run["contenders"][run["best_peer"][column]]["latency"][column]
+                times, reference = cell["times_ms"], base[column]["times_ms"]
+                assert len(times) == run["rounds"]
+                assert min(times) > 0
+                assert cell["median_ms"] == statistics.median(times)
+                assert cell["min_ms"] == min(times)
+                assert cell["ratio_median"] == pytest.approx(
+                    statistics.median(reference) / statistics.median(times)
+                )
+                assert cell["ratio_min"] == pytest.approx(min(reference) / min(times))
+                assert cell["peer_ratio_median"] == pytest.approx(
+                    peer["median_ms"] / cell["median_ms"]
+                )
+                assert cell["peer_ratio_min"] == pytest.approx(peer["min_ms"] / cell["min_ms"])
+
+
+def test_shares_of_the_peak_follow_from_operations(report):
+    for run in report["runs"]:
+        assert {"int8", "f32"} <= set(run["peaks"])
+        for name, row in run["contenders"].items():
+            peak = run["peaks"][report["contenders"][name]["data_type"]]["gops"]
+            for column, cell in row["latency"].items():
+                gops = report["columns"][column]["operations"] / cell["median_ms"] / 1e6
+                assert cell["gops"] == pytest.approx(gops)
+                assert cell["peak_share"] == pytest.approx(gops / peak)
 
 
 def test_report_names_the_bytes_it_measured(report, directory):
     manifest = read_manifest(directory)
-    for name in ("fp32", "fp16", "int8"):
+    for name in ("fp32@ort", "fp16@ort", "int8@ort"):
         contender = report["contenders"][name]
         assert contender["sha256"] == manifest["files"][contender["file"]]["sha256"]
         assert contender["bytes"] == (directory / contender["file"]).stat().st_size
@@ -130,30 +177,42 @@ def test_report_names_the_bytes_it_measured(report, directory):
 
 def test_text_shows_all_of_it(report):
     shown = text(report)
-    for word in ("torch eager", "fp32 (ONNX Runtime)", "fp16", "int8", "ORT quantize_dynamic"):
-        assert shown.count(f"| {word} ") == 2
+    for word in (
+        "torch eager",
+        "fp32, ORT",
+        "fp32, OpenVINO",
+        "int8, ORT",
+        "quantize_dynamic, ORT",
+    ):
+        assert shown.count(f"| {word} ") == 6
     assert "left out: lengths 128; the model takes at most 64 tokens" in shown
     assert f"{report['machine']['cores']} cores" in shown
-    assert "batch 1, 1 thread, 3 interleaved rounds" in shown
+    assert "1 thread, 3 interleaved rounds" in shown
+    assert f"{report['machine']['cores']} threads, 3 interleaved rounds" in shown
+    assert "sst2: mean of 3 texts of " in shown
+    assert shown.count("best peer at 8 tokens: ") == 2
+    assert shown.count("peaks measured in this run, GOPS: int8 ") == 2
 
 
 def test_table_holds_rounded_numbers(report):
-    head, _, *rows = table(report, "min").splitlines()
+    run = report["runs"][0]
+    head, _, *rows = table(report, run, "min").splitlines()
     assert [cell.strip() for cell in head.split("|")[2:-1]] == [
         "MB",
         "load ms",
         "8 tokens",
         "32 tokens",
+        "sst2",
     ]
     assert len(rows) == len(ALL)
-    for row, contender in zip(rows, report["contenders"].values(), strict=True):
-        cells = [cell.strip() for cell in row.split("|")[1:-1]]
-        assert cells[0] == contender["label"]
-        ms, ratio = cells[3].split()
-        assert float(ms) == pytest.approx(contender["latency"]["8"]["min_ms"], rel=0.05, abs=0.01)
-        assert float(ratio.strip("(x)")) == pytest.approx(
-            contender["latency"]["8"]["ratio_min"], abs=0.01
-        )
+    for line, name in zip(rows, report["contenders"], strict=True):
+        cells = [cell.strip() for cell in line.split("|")[1:-1]]
+        assert cells[0] == report["contenders"][name]["label"]
+        shown = re.findall(r"[\d.]+", cells[3])
+        cell = run["contenders"][name]["latency"]["8"]
+        assert float(shown[0]) == pytest.approx(cell["min_ms"], rel=0.05, abs=0.01)
+        assert float(shown[1]) == pytest.approx(cell["ratio_min"], abs=0.01)
+        assert float(shown[2]) == pytest.approx(cell["peer_ratio_min"], abs=0.01)
 
 
 def test_record_writes_reports_and_enters_them(report, directory):
@@ -165,7 +224,7 @@ def test_record_writes_reports_and_enters_them(report, directory):
     for name in ("reports/bench.json", "reports/bench.svg"):
         assert is_intact(directory, manifest, name)
     assert before.items() <= manifest["files"].items()
-    assert manifest["steps"]["bench"] == {"rounds": 3, "threads": 1}
+    assert manifest["steps"]["bench"] == {"threads": [1, 0], "rounds": [3, 3]}
 
 
 def test_bench_writes_nothing_into_directory(directory):
@@ -173,14 +232,14 @@ def test_bench_writes_nothing_into_directory(directory):
         return {p: p.stat().st_mtime_ns for p in directory.rglob("*")}
 
     before = state()
-    bench(directory, BenchConfig(lengths=(8,), repeats=1, loads=1))
+    bench(directory, BenchConfig(lengths=(8,), **OURS))
     assert state() == before
 
 
 def test_torch_threads_are_restored(directory):
     torch.set_num_threads(2)
     try:
-        bench(directory, BenchConfig(lengths=(8,), repeats=1, loads=1, peer=False))
+        bench(directory, BenchConfig(lengths=(8,), **(OURS | {"contenders": ("torch",)})))
         assert torch.get_num_threads() == 2
         with torch_threads(1):
             assert torch.get_num_threads() == 1
@@ -191,17 +250,18 @@ def test_torch_threads_are_restored(directory):
 def test_turns_rotate():
     clock, log = Clock(), []
     sessions = fakes({"a": 1.0, "b": 2.0, "c": 3.0}, clock, log)
-    rows = {1: 1, 10: 10}
+    rows = {"short": [1], "data": [10, 30]}
     times = time_in_turns(sessions, rows, repeats=3, warmup=1, seconds=1e9, clock=clock)
-    # Each turn is an untimed run of the shortest row, then the one that counts.
-    assert {feeds for _, feeds in log[::2]} == {1}
-    turns = [(name, feeds) for name, feeds in log[1::2]]
+    # Each turn is an untimed run of the column's first row, then those that count.
     orders = ["abc", "bca", "cab", "abc"]
-    assert turns == [(name, n) for order in orders for n in (1, 10) for name in order]
+    runs = {"short": [1, 1], "data": [10, 10, 30]}
+    assert log == [
+        (name, n) for order in orders for column in rows for name in order for n in runs[column]
+    ]
     assert times == {
-        "a": {1: [1e3] * 3, 10: [1e4] * 3},
-        "b": {1: [2e3] * 3, 10: [2e4] * 3},
-        "c": {1: [3e3] * 3, 10: [3e4] * 3},
+        "a": {"short": [1e3] * 3, "data": [2e4] * 3},
+        "b": {"short": [2e3] * 3, "data": [4e4] * 3},
+        "c": {"short": [3e3] * 3, "data": [6e4] * 3},
     }
 
 
@@ -209,8 +269,10 @@ def test_no_round_starts_after_the_time_is_up():
     for seconds, rounds in ((0, LEAST_ROUNDS), (19.5, 9), (1e9, 20)):
         clock = Clock()
         sessions = fakes({"a": 1.0}, clock, [])
-        times = time_in_turns(sessions, {1: 1}, repeats=20, warmup=1, seconds=seconds, clock=clock)
-        assert len(times["a"][1]) == rounds
+        times = time_in_turns(
+            sessions, {"1": [1]}, repeats=20, warmup=1, seconds=seconds, clock=clock
+        )
+        assert len(times["a"]["1"]) == rounds
 
 
 def test_loads_rotate_and_only_the_last_stays_open():
@@ -235,14 +297,65 @@ def test_loads_rotate_and_only_the_last_stays_open():
     assert log[-2:] == [("b", "close"), ("a", "close")]
 
 
-def test_summary_is_relative_to_the_first():
-    found = [Contender(name=n, open=lambda: None, bytes=1, sha256="") for n in ("slow", "quick")]
-    times = {"slow": {8: [40.0, 50.0, 90.0]}, "quick": {8: [10.0, 20.0, 30.0]}}
-    rows = summarize(found, {"slow": [1.0, 2.0, 9.0], "quick": [3.0]}, times)
-    assert rows["slow"]["load_ms"] == 2
-    cell = rows["quick"]["latency"]["8"]
+def test_what_takes_minutes_to_load_is_opened_once():
+    log = []
+
+    def load():
+        log.append("open")
+        return FakeSession("a", Clock(), 1, log)
+
+    found = [Contender(name="a", open=load, bytes=1, sha256="", load_ms=5000.0)]
+    with ExitStack() as stack:
+        _, times = load_in_turns(found, 3, stack)
+        assert log == ["open"]
+    assert times == {"a": [5000.0]}
+
+
+def fake_contender(name, variant=None, **fields):
+    return Contender(name=name, open=lambda: None, bytes=1, sha256="", variant=variant, **fields)
+
+
+def test_summary_is_relative_to_the_first_and_to_the_best_peer():
+    found = [
+        fake_contender("torch"),
+        fake_contender("fp32@ort", "fp32"),
+        fake_contender("int8@ort", "int8"),
+    ]
+    times = {
+        "torch": {"8": [40.0, 50.0, 90.0]},
+        "fp32@ort": {"8": [20.0, 40.0, 41.0]},
+        "int8@ort": {"8": [10.0, 20.0, 30.0]},
+    }
+    loads = {"torch": [1.0, 2.0, 9.0], "fp32@ort": [3.0], "int8@ort": [3.0]}
+    summary = summarize(found, loads, times)
+    rows = summary["contenders"]
+    assert rows["torch"]["load_ms"] == 2
+    assert summary["best_peer"] == {"8": "fp32@ort"}
+    cell = rows["int8@ort"]["latency"]["8"]
     assert (cell["median_ms"], cell["min_ms"]) == (20, 10)
     assert (cell["ratio_median"], cell["ratio_min"]) == (2.5, 4)
+    assert (cell["peer_ratio_median"], cell["peer_ratio_min"]) == (2, 2)
+    alone = summarize(found[2:], loads, times)
+    assert alone["best_peer"] == {}
+    assert alone["contenders"]["int8@ort"]["latency"]["8"]["peer_ratio_min"] is None
+
+
+def test_shares_are_of_the_peak_of_the_own_data_type():
+    found = {
+        "torch": fake_contender("torch"),
+        "int8@ort": fake_contender("int8@ort", "int8", data_type="int8"),
+        "fp32@openvino-bf16": fake_contender("fp32@openvino-bf16", "fp32", data_type="bf16"),
+    }
+    run = {
+        "peaks": {"int8": {"gops": 400.0}, "f32": {"gops": 100.0}},
+        "contenders": {n: {"latency": {"8": {"median_ms": 10.0}}} for n in found},
+    }
+    add_shares(run, found, {"8": 5e8})
+    cells = {name: row["latency"]["8"] for name, row in run["contenders"].items()}
+    assert [cell["gops"] for cell in cells.values()] == [50.0, 50.0, 50.0]
+    assert [cell["peak_share"] for cell in cells.values()] == [0.5, 0.125, None]
+    add_shares(run, found, {})
+    assert cells["torch"]["gops"] is cells["torch"]["peak_share"] is None
 
 
 def test_rotation():
@@ -278,7 +391,10 @@ def test_random_row_is_full_and_repeatable(axes, shape):
     [
         {"lengths": ()},
         {"lengths": (8, 0)},
-        {"threads": 0},
+        {"threads": ()},
+        {"threads": (1, -1)},
+        {"dataset_rows": 0},
+        {"peak_seconds": -1.0},
         {"repeats": 0},
         {"loads": 0},
         {"warmup": -1},
@@ -297,13 +413,13 @@ def test_source_that_is_gone_is_left_out(directory, tmp_path):
     manifest["source"]["path"] = str(tmp_path / "gone")
     write_manifest(copy, manifest)
     heard = []
-    config = BenchConfig(lengths=(8,), repeats=1, loads=1, peer=False)
-    report = bench(copy, config, note=heard.append)
-    assert list(report["contenders"]) == ["fp32", "fp16", "int8"]
-    assert report["baseline"] == "fp32"
+    settings = OURS | {"contenders": ("torch", "fp32@ort", "int8@ort")}
+    report = bench(copy, BenchConfig(lengths=(8,), **settings), note=heard.append)
+    assert list(report["contenders"]) == ["fp32@ort", "int8@ort"]
+    assert report["baseline"] == "fp32@ort"
     assert "torch eager: left out" in report["notes"][0]
     assert report["notes"][0] in heard
-    assert "times as fast as fp32 (ONNX Runtime)" in text(report)
+    assert "times as fast as fp32, ORT" in text(report)
     with pytest.raises(InputError, match="nowhere"):
         bench(copy, BenchConfig(lengths=(8,), repeats=1, source=str(tmp_path / "nowhere")))
 
@@ -313,16 +429,16 @@ def test_a_peer_that_fails_is_left_out(directory, monkeypatch):
         raise ValueError("no luck")
 
     monkeypatch.setattr("onnxruntime.quantization.quantize_dynamic", fail)
-    report = bench(directory, BenchConfig(lengths=(8,), repeats=1, loads=1, torch=False))
-    assert list(report["contenders"]) == ["fp32", "fp16", "int8"]
-    assert report["notes"][1] == "ORT quantize_dynamic: left out, ValueError: no luck"
+    report = bench(directory, BenchConfig(lengths=(8,), **OURS))
+    assert list(report["contenders"]) == ["fp32@ort", "fp16@ort", "int8@ort"]
+    assert report["notes"] == ["quantize_dynamic, ORT: left out, ValueError: no luck"]
 
 
 def test_changed_or_absent_variant_is_refused(directory, tmp_path):
     copy = copy_directory(directory, tmp_path / "copy")
     with (copy / "onnx/model_int8.onnx").open("ab") as file:
         file.write(b" ")
-    config = BenchConfig(lengths=(8,), repeats=1, loads=1, torch=False, variants=("int8",))
+    config = BenchConfig(lengths=(8,), variants=("int8",), **OURS)
     with pytest.raises(ContractError, match=r"model_int8\.onnx"):
         bench(copy, config)
     manifest = read_manifest(copy)
@@ -332,12 +448,14 @@ def test_changed_or_absent_variant_is_refused(directory, tmp_path):
         bench(copy, config)
 
 
-def test_command_prints_and_writes(directory, tmp_path):
+def test_command_prints_and_writes(directory, tmp_path, monkeypatch):
+    monkeypatch.setattr("albert_deploy.validation.latency.peaks", lambda *_, **__: {})
     copy, out = copy_directory(directory, tmp_path / "copy"), tmp_path / "kept.json"
     arguments = ["bench", str(copy), "--lengths", "4,8", "--repeats", "1", "--no-torch"]
+    arguments += ["--contenders", "fp32@ort,int8@ort", "--dataset", "sst2", "--threads", "1"]
     result = CliRunner().invoke(cli, [*arguments, "--out", str(out)])
     assert result.exit_code == 0, result.output
-    assert "| int8 " in result.stdout
+    assert "| int8, ORT " in result.stdout
     kept = json.loads(out.read_text(encoding="utf-8"))
     assert kept == json.loads((copy / "reports/bench.json").read_text(encoding="utf-8"))
     assert kept["lengths"] == [4, 8]
@@ -349,7 +467,8 @@ def test_command_prints_and_writes(directory, tmp_path):
         [],
         ["DIR", "--random", "base"],
         ["DIR", "--lengths", "8,many"],
-        ["DIR", "--threads", "0"],
+        ["DIR", "--threads", "some"],
+        ["--random", "base", "--tune"],
         ["DIR", "--source", "x", "--no-torch"],
         ["--random", "base", "--source", "x"],
     ],
@@ -364,21 +483,22 @@ def test_what_was_measured_is_shown_though_it_cannot_be_written(directory, monke
 
     monkeypatch.setattr(command, "record", fail)
     shown = []
-    config = BenchConfig(lengths=(8,), repeats=1, loads=1, torch=False, peer=False)
+    config = BenchConfig(lengths=(8,), **OURS)
     with pytest.raises(InputError, match="read-only"):
         bench_directory(directory, config, show=shown.append)
-    assert "| int8 " in shown[0]
+    assert "| int8, ORT " in shown[0]
 
 
 def test_random_weights_in_a_geometry(tmp_path, monkeypatch):
     monkeypatch.setitem(command.GEOMETRIES, "tiny", TINY | {"intermediate_size": 64})
     shown, out = [], tmp_path / "kept.json"
-    config = BenchConfig(lengths=(8, 512), repeats=1, warmup=0, loads=1, torch=False, peer=False)
+    config = BenchConfig(lengths=(8, 512), warmup=0, **OURS)
     report = bench_random("tiny", config, out=out, show=shown.append)
     assert report["lengths"] == [8, 512]
     assert report["source"]["path"] == "ALBERT-tiny geometry, random weights"
     assert json.loads(out.read_text(encoding="utf-8")) == report
     assert "ALBERT-tiny" in shown[0]
+    assert out.with_suffix(".svg").is_file()
 
 
 def test_unknown_geometry_lists_the_known(tmp_path):
