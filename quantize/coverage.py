@@ -6,12 +6,13 @@ written, never the converter's own account.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import onnx_ir as ir
 
+from albert_deploy.export.graph import sizes
 from albert_deploy.runtime.errors import ContractError
 
 # Operators that read a weight matrix, in plain or converted form.
@@ -21,6 +22,7 @@ SUFFIXES: dict[ir.DataType, str] = {
     ir.DataType.INT8: "_int8",
     ir.DataType.FLOAT16: "_fp16",
     ir.DataType.BFLOAT16: "_bf16",
+    ir.DataType.FLOAT8E4M3FN: "_fp8",
 }
 
 
@@ -34,6 +36,10 @@ class CoverageRow:
         converted: Nodes that read it in the converted type in the variant.
         dtype: Types in which the variant stores it.
         reason: Why it was meant to stay as it is; None where it was meant to be converted.
+        granularity: ``per column``, ``per row``, ``per tensor``; empty without scales.
+        scales: Number of its scales in the variant.
+        integer_inputs: Products with it whose activation is rounded to the type as well.
+        real_inputs: Labels of products whose activation was meant to stay real.
     """
 
     weight: str
@@ -41,6 +47,10 @@ class CoverageRow:
     converted: int
     dtype: str
     reason: str | None
+    granularity: str = ""
+    scales: int = 0
+    integer_inputs: int = 0
+    real_inputs: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return the form that ``manifest.json`` holds."""
@@ -57,7 +67,12 @@ def weight_uses(model: ir.Model) -> dict[str, list[ir.Node]]:
 
 
 def coverage(
-    source: ir.Model, written: ir.Model, *, dtype: ir.DataType, exceptions: Mapping[str, str]
+    source: ir.Model,
+    written: ir.Model,
+    *,
+    dtype: ir.DataType,
+    exceptions: Mapping[str, str],
+    real_uses: Mapping[str, Sequence[str]] | None = None,
 ) -> list[CoverageRow]:
     """Compare a written variant with the float32 graph that it was made from.
 
@@ -66,6 +81,7 @@ def coverage(
         written: The variant, as read back from its file.
         dtype: Type to which the variant converts.
         exceptions: Weight -> reason why it was meant to stay.
+        real_uses: Weight -> products with it whose activation was meant to stay real.
 
     Returns:
         A row for each weight matrix of the source.
@@ -73,31 +89,57 @@ def coverage(
     rows = []
     stored = written.graph.initializers
     for name, nodes in weight_uses(source).items():
-        candidates = [stored[n] for n in (name, name + SUFFIXES[dtype]) if n in stored]
-        converted = sum(len(_readers(v)) for v in candidates if v.dtype == dtype)
+        names = (name, *(name + suffix for suffix in SUFFIXES.values()))
+        candidates = [stored[n] for n in names if n in stored]
+        readers = [n for v in candidates if v.dtype == dtype for n in _readers(v)]
         types = sorted({str(v.dtype.name).lower() for v in candidates if v.dtype is not None})
+        scale = stored.get(f"{name}_scale")
         rows.append(
             CoverageRow(
                 weight=name,
                 uses=len(nodes),
-                converted=converted,
+                converted=len(readers),
                 dtype=" and ".join(types) or "absent",
                 reason=exceptions.get(name),
+                granularity=_granularity(source.graph.initializers[name], scale),
+                scales=_size(scale),
+                integer_inputs=sum(_reads_integers(n) for n in readers),
+                real_inputs=tuple((real_uses or {}).get(name, ())),
             )
         )
     return rows
 
 
-def check_coverage(rows: Iterable[CoverageRow], file: str) -> None:
+def check_coverage(
+    rows: Iterable[CoverageRow], file: str, *, products: Mapping[str, int] | None = None
+) -> None:
     """Fail when a weight that was meant to be converted is not, at each of its uses.
+
+    Args:
+        rows: Result of ``coverage``.
+        file: How the error names the variant.
+        products: Weight -> products with it whose activation was meant to be rounded; None
+            where the scheme rounds none or all by itself.
 
     Raises:
         ContractError: Names the weights that fell short.
     """
+    rows = list(rows)
     short = [r for r in rows if r.converted != (r.uses if r.reason is None else 0)]
     if short:
         listed = "; ".join(f"{r.weight}: {r.converted} of {r.uses} ({r.dtype})" for r in short[:6])
         raise ContractError(f"{file} does not cover every use of {len(short)} weight(s): {listed}")
+    if products is not None:
+        _check_products(rows, file, products)
+
+
+def _check_products(rows: Sequence[CoverageRow], file: str, wanted: Mapping[str, int]) -> None:
+    wrong = [r for r in rows if r.integer_inputs != wanted.get(r.weight, 0)]
+    if wrong:
+        listed = "; ".join(
+            f"{r.weight}: {r.integer_inputs} of {wanted.get(r.weight, 0)}" for r in wrong[:6]
+        )
+        raise ContractError(f"{file} does not round the activation of every product: {listed}")
 
 
 def summary(rows: Iterable[CoverageRow]) -> dict[str, Any]:
@@ -110,6 +152,29 @@ def summary(rows: Iterable[CoverageRow]) -> dict[str, Any]:
     }
 
 
+def _granularity(weight: ir.Value, scale: ir.Value | None) -> str:
+    if scale is None or weight.const_value is None:
+        return ""
+    rows, columns = sizes(weight.const_value)[-2:]
+    known = {1: "per tensor", rows: "per row", columns: "per column"}
+    return known.get(_size(scale), "in blocks")
+
+
+def _size(scale: ir.Value | None) -> int:
+    return 0 if scale is None or scale.const_value is None else int(scale.const_value.size)
+
+
+def _reads_integers(node: ir.Node) -> bool:
+    """Tell whether a product's activation was rounded, statically or at run time."""
+    if node.op_type == "MatMulInteger":
+        return True
+    value = node.inputs[0] if node.op_type == "MatMul" else None
+    producer = value.producer() if value is not None else None
+    while producer is not None and producer.op_type in {"Reshape", "Transpose"}:
+        producer = producer.inputs[0].producer() if producer.inputs[0] is not None else None
+    return producer is not None and producer.op_type == "DequantizeLinear"
+
+
 def _is_matrix(value: ir.Value) -> bool:
     tensor = value.const_value
     return tensor is not None and len(tensor.shape) >= 2 and tensor.dtype.is_floating_point()
@@ -118,8 +183,8 @@ def _is_matrix(value: ir.Value) -> bool:
 def _readers(value: ir.Value) -> list[ir.Node]:
     found = []
     for node, _ in value.uses():
-        # A float32 product reads the one half-precision copy of its weight through a Cast.
-        if node.op_type in {"Transpose", "Cast"}:
+        # One stored copy may be turned, cast or scaled on its way to its readers.
+        if node.op_type in {"Transpose", "Cast", "DequantizeLinear"}:
             found += _readers(node.outputs[0])
         elif node.op_type in _READERS:
             found.append(node)

@@ -12,12 +12,13 @@ import onnx_ir as ir
 from albert_deploy.quantize.coverage import weight_uses
 
 _ITERATION = re.compile(r"^encoder/iteration_(\d+)/(?:group_\d+/layer_(\d+)|layer_\d+)/(.*)$")
+QUERY_KEY, PROBABILITIES = "query x key", "probabilities x value"
 # The two products of attention, by the number that the exporter appends to their names.
 _PRODUCTS = {
-    "attention/MatMul": "query x key",
-    "attention/MatMul_1": "probabilities x value",
-    "attention/self/MatMul": "query x key",
-    "attention/self/MatMul_1": "probabilities x value",
+    "attention/MatMul": QUERY_KEY,
+    "attention/MatMul_1": PROBABILITIES,
+    "attention/self/MatMul": QUERY_KEY,
+    "attention/self/MatMul_1": PROBABILITIES,
 }
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from albert_deploy.runtime.contract import (
     DEFAULT_VARIANTS,
@@ -14,6 +14,7 @@ from albert_deploy.runtime.contract import (
     TensorSpec,
     variant_named,
 )
+from albert_deploy.runtime.errors import InputError
 from albert_deploy.runtime.manifest import (
     check_file,
     file_record,
@@ -23,6 +24,14 @@ from albert_deploy.runtime.manifest import (
 )
 from albert_deploy.runtime.measure import measured
 
+if TYPE_CHECKING:
+    from albert_deploy.quantize.calibration_data import CalibrationConfig
+    from albert_deploy.quantize.coverage import CoverageRow
+    from albert_deploy.quantize.schemes import Scheme
+    from albert_deploy.quantize.texts import Texts
+
+STATISTICS = "calibration/statistics.npz"
+
 
 @dataclass(frozen=True, kw_only=True)
 class QuantizeConfig:
@@ -31,10 +40,16 @@ class QuantizeConfig:
     Args:
         variants: Keys of ``VARIANTS``; ``fp32`` is there already and may be named.
         force: Make them again although they are up to date.
+        calibration: Texts to calibrate on; static variants need them, half-precision ones look
+            for overflows in them. None takes what an earlier run left in the directory.
+        static: Options of the static variants that differ from their scheme's, by the name of
+            the field of ``StaticConfig``.
     """
 
     variants: tuple[str, ...] = DEFAULT_VARIANTS
     force: bool = False
+    calibration: CalibrationConfig | None = None
+    static: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Check the names."""
@@ -64,27 +79,31 @@ def quantize(
     manifest = read_manifest(directory)
     source = VARIANTS["fp32"].file
     check_file(directory, manifest, source)
-    for name in config.variants:
-        if name == "fp32":
-            continue
+    wanted = [name for name in config.variants if name != "fp32"]
+    texts = _texts(directory, manifest, config, [SCHEMES[name] for name in wanted])
+    for name in wanted:
+        scheme = scheme_for(name, config.static)
         made_from = {
             "source_sha256": manifest["files"][source]["sha256"],
-            "scheme": SCHEMES[name].to_json(),
+            "scheme": scheme.to_json(),
+            "texts": dict(texts.origin) if texts and scheme.takes_texts else None,
         }
+        if config.calibration is None and not scheme.calibrated:
+            # Texts that an earlier run looked for overflows in are not taken back.
+            known = manifest["variants"].get(name, {}).get("made_from", {})
+            made_from["texts"] = known.get("texts")
         if not config.force and _is_current(directory, manifest, name, made_from):
             note(f"{name}: up to date")
             continue
         with measured() as cost:
-            rows = _make(directory, manifest, name)
+            rows, made = _make(directory, manifest, name, scheme, texts)
         file = VARIANTS[name].file
-        for path in (directory / file, directory / f"{file}_data"):
-            manifest["files"].pop(str(path.relative_to(directory)), None)
-            if path.is_file():
-                manifest["files"][str(path.relative_to(directory))] = file_record(path)
+        _enter(directory, manifest, file, f"{file}_data")
         manifest["variants"][name] = {
             "file": file,
             "made_from": made_from,
             "coverage": [row.to_json() for row in rows],
+            **_calibration(directory, manifest, texts, made),
         }
         manifest["steps"][f"quantize {name}"] = cost.to_json()
         write_manifest(directory, manifest)
@@ -92,16 +111,79 @@ def quantize(
     return manifest
 
 
-def _make(directory: Path, manifest: dict[str, Any], name: str) -> list[Any]:
+def scheme_for(name: str, static: Mapping[str, Any]) -> Scheme:
+    """Return a variant's scheme with the options asked for, where it is a static one."""
+    from albert_deploy.quantize.schemes import SCHEMES
+    from albert_deploy.quantize.static import StaticConfig
+
+    scheme = SCHEMES[name]
+    if not static or not isinstance(scheme.config, StaticConfig):
+        return scheme
+    return replace(scheme, config=replace(scheme.config, **static))
+
+
+def _texts(
+    directory: Path, manifest: dict[str, Any], config: QuantizeConfig, schemes: list[Scheme]
+) -> Texts | None:
+    """Read the calibration texts, or the statistics that an earlier run left."""
+    from albert_deploy.quantize.calibration_data import read_texts
+    from albert_deploy.quantize.texts import saved_texts
+
+    if config.calibration is not None:
+        return read_texts(directory, manifest, config.calibration)
+    if not any(scheme.calibrated for scheme in schemes):
+        return None
+    if STATISTICS not in manifest["files"]:
+        needing = [n for n in config.variants if n != "fp32" and scheme_for(n, {}).calibrated]
+        raise InputError(
+            f"{', '.join(needing)} needs texts to calibrate on; give some of the task's: "
+            "--calibration NAME=PATH (a data set's folder with its train split, or text=FILE "
+            "with a text per line)"
+        )
+    return saved_texts(
+        check_file(directory, manifest, STATISTICS),
+        source_sha256=manifest["files"][VARIANTS["fp32"].file]["sha256"],
+    )
+
+
+def _calibration(
+    directory: Path, manifest: dict[str, Any], texts: Texts | None, made: dict[str, Any]
+) -> dict[str, Any]:
+    """Save what was measured, and return what a variant's entry says of it."""
+    entry: dict[str, Any] = {key: made[key] for key in ("passes", "kept_float32") if key in made}
+    if texts is None:
+        return entry
+    if texts.rows and texts.measured:
+        texts.save(directory / STATISTICS)
+        _enter(directory, manifest, STATISTICS)
+    return entry | {
+        "calibration": {
+            "file": STATISTICS if STATISTICS in manifest["files"] else None,
+            "dataset": dict(texts.origin),
+            "rows": texts.origin.get("rows"),
+            "rule": made.get("rule"),
+            "ranges": made.get("ranges", []),
+        }
+    }
+
+
+def _enter(directory: Path, manifest: dict[str, Any], *names: str) -> None:
+    for name in names:
+        manifest["files"].pop(name, None)
+        if (directory / name).is_file():
+            manifest["files"][name] = file_record(directory / name)
+
+
+def _make(
+    directory: Path, manifest: dict[str, Any], name: str, scheme: Scheme, texts: Texts | None
+) -> tuple[list[CoverageRow], dict[str, Any]]:
     from albert_deploy.export.checks import check_artifact
     from albert_deploy.export.onnx_file import load, save
     from albert_deploy.quantize.coverage import check_coverage, coverage
-    from albert_deploy.quantize.schemes import SCHEMES
 
-    scheme = SCHEMES[name]
     source = directory / VARIANTS["fp32"].file
     model = load(source)
-    scheme.convert(model, scheme.config)
+    made = scheme.convert(model, scheme.config, texts)
     model.metadata_props["variant"] = name
     model.metadata_props["scheme"] = json.dumps(scheme.to_json(), sort_keys=True)
     # Checked under another name, so that a bad file never takes a good one's place.
@@ -121,8 +203,15 @@ def _make(directory: Path, manifest: dict[str, Any], name: str) -> list[Any]:
         )
         original = load(source)
         exceptions = scheme.exceptions(original, scheme.config)
-        rows = coverage(original, written, dtype=scheme.dtype, exceptions=exceptions)
-        check_coverage(rows, target.name)
+        rows = coverage(
+            original,
+            written,
+            dtype=scheme.dtype,
+            exceptions=exceptions,
+            real_uses=scheme.real_uses(original, scheme.config) if scheme.real_uses else None,
+        )
+        products = scheme.products(original, scheme.config) if scheme.products else None
+        check_coverage(rows, target.name, products=products)
         # The weights' file first: a model never stands there without its data.
         for file in reversed(files):
             file.replace(target.parent / file.name)
@@ -131,7 +220,7 @@ def _make(directory: Path, manifest: dict[str, Any], name: str) -> list[Any]:
             left.unlink()
         if work.is_dir():
             work.rmdir()
-    return rows
+    return rows, made
 
 
 def _is_current(

@@ -41,13 +41,17 @@ class OrtSession:
         self.close()
 
 
-def open_ort(path: Path, *, threads: int = 0, optimize: bool = True) -> OrtSession:
+def open_ort(
+    path: Path, *, threads: int = 0, optimize: bool = True, fuse_qdq: bool = True
+) -> OrtSession:
     """Load an ONNX file on the CPU.
 
     Args:
         path: The file.
         threads: Threads inside one operator; 0 takes one per core.
         optimize: False only parses and checks the graph, which is quicker and takes less memory.
+        fuse_qdq: Compute in integers where Q/DQ nodes surround an operator; False computes in
+            float32 on the rounded values.
 
     Raises:
         MachineError: ONNX Runtime is not installed.
@@ -66,6 +70,8 @@ def open_ort(path: Path, *, threads: int = 0, optimize: bool = True) -> OrtSessi
     # Spinning workers starve whatever else runs on the machine, the other sessions of a
     # validation and PyTorch included; waking a thread costs microseconds.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if not fuse_qdq:
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
     if not optimize:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.add_session_config_entry("session.disable_prepacking", "1")

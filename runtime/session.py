@@ -96,6 +96,9 @@ AUTO = "auto"
 # Other variants leave float32 what has to stay float32.
 _OPENVINO_PRECISIONS = {"bf16": "bf16"}
 
+# ONNX Runtime takes FP8 Q/DQ for INT8's, fuses it into an integer kernel and refuses its own work.
+_ORT_UNFUSED = {"fp8-qdq"}
+
 
 def open_session(
     directory: Path,
@@ -126,9 +129,32 @@ def open_session(
     manifest = read_manifest(directory)
     chosen = choose_engine(manifest, variant, engine)
     path = check_file(directory, manifest, row.file)
-    if precision is None and chosen == "openvino":
+    return open_file(path, variant, chosen, threads=threads, precision=precision)
+
+
+def open_file(
+    path: Path, variant: str, engine: str, *, threads: int = 0, precision: str | None = None
+) -> Session:
+    """Open a variant's file, or one made from it, without looking at any manifest.
+
+    Args:
+        path: ONNX file.
+        variant: Key of ``VARIANTS``.
+        engine: Result of ``choose_engine``.
+        threads: See ``open_session``.
+        precision: See ``open_session``.
+
+    Raises:
+        InputError: The engine does not run the precision.
+        ContractError: The engine refuses the file.
+    """
+    if precision is None and engine == "openvino":
         precision = _OPENVINO_PRECISIONS.get(variant)
-    return ENGINES[chosen].open(path, threads, precision)
+    if engine == "ort" and variant in _ORT_UNFUSED:
+        from albert_deploy.runtime.ort import open_ort
+
+        return open_ort(path, threads=threads, fuse_qdq=False)
+    return ENGINES[engine].open(path, threads, precision)
 
 
 def choose_engine(manifest: Mapping[str, Any], variant: str, engine: str = AUTO) -> str:

@@ -1,0 +1,187 @@
+"""Where calibration texts come from: a data set's train split, a plain text file, a saved run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from albert_deploy.quantize.calibration import Row
+from albert_deploy.quantize.texts import Texts, sampled, saved_texts
+from albert_deploy.runtime.contract import CHOICES, VARIANTS
+from albert_deploy.runtime.errors import InputError
+from albert_deploy.runtime.manifest import sha256_of
+
+# A calibration source besides the data sets: one text per line, or two with a tab between.
+TEXT, SAVED = "text", "statistics"
+LEAST_ROWS = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrationConfig:
+    """Which texts to calibrate on.
+
+    Args:
+        name: A key of ``DATASETS`` (its train split is read), ``text`` (a file with a text per
+            line) or ``statistics`` (the file that an earlier calibration left).
+        path: The folder or file.
+        samples: Texts, drawn at random.
+        seed: Seed of the draw.
+        truncate: Cut over-long texts; otherwise they are an error.
+        allow_few: Take fewer than 32 texts.
+        allow_evaluation: Take the split that scores are measured on.
+    """
+
+    name: str
+    path: Path
+    samples: int = 256
+    seed: int = 0
+    truncate: bool = True
+    allow_few: bool = False
+    allow_evaluation: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        if self.samples < LEAST_ROWS and not self.allow_few:
+            raise InputError(
+                f"{self.samples} calibration texts are too few for ranges to mean something; "
+                f"use --samples {LEAST_ROWS} or more, or pass --allow-few-samples"
+            )
+
+
+def parse_calibration(text: str) -> tuple[str, Path | None]:
+    """Split ``NAME[=PATH]``.
+
+    Raises:
+        InputError: Unknown name, or a missing path.
+    """
+    from albert_deploy.validation.datasets import DATASETS
+
+    name, equals, path = text.partition("=")
+    if name not in (*DATASETS, TEXT, SAVED):
+        known = ", ".join((*DATASETS, TEXT, SAVED))
+        raise InputError(f"unknown calibration data {name!r}; use one of: {known}")
+    if bool(equals) != bool(path) or (name in (TEXT, SAVED) and not path):
+        raise InputError(f"got {text!r}; write {name}=PATH")
+    return name, Path(path) if path else None
+
+
+def read_texts(directory: Path, manifest: dict[str, Any], config: CalibrationConfig) -> Texts:
+    """Read and tokenize calibration texts.
+
+    Args:
+        directory: Deployment directory.
+        manifest: Its manifest.
+        config: Which texts.
+
+    Raises:
+        InputError: The data cannot be read, is for another task, has too few texts, or is the
+            evaluation split.
+    """
+    source = manifest["files"][VARIANTS["fp32"].file]["sha256"]
+    if config.name == SAVED:
+        return saved_texts(config.path, source_sha256=source)
+    from albert_deploy.validation.datasets import data_file
+
+    file = config.path if config.name == TEXT else data_file(config.name, config.path, "train")
+    rows = _text_rows(file, manifest) if config.name == TEXT else _data_rows(config, manifest)
+    if config.name != TEXT:
+        _refuse_evaluation(config, file)
+    if len(rows) < LEAST_ROWS and not config.allow_few:
+        raise InputError(
+            f"{file} has {len(rows)} texts, calibration wants {LEAST_ROWS}; give more, or pass "
+            "--allow-few-samples"
+        )
+    chosen = [rows[i] for i in sampled(len(rows), config.samples, config.seed)]
+    texts = tuple(_tokenized(directory, manifest, chosen, config))
+    return Texts(
+        rows=texts,
+        origin={
+            "name": config.name,
+            "file": file.name,
+            "sha256": sha256_of(file),
+            "texts": len(chosen),
+            "rows": len(texts),
+            "tokens": sum(int(r.feeds["input_ids"].size) for r in texts),
+            "seed": config.seed,
+            "source_sha256": source,
+        },
+    )
+
+
+def _data_rows(config: CalibrationConfig, manifest: dict[str, Any]) -> list[Any]:
+    from albert_deploy.validation.datasets import DATASETS, read_dataset
+
+    task = DATASETS[config.name].task
+    if task != manifest["task"]:
+        raise InputError(
+            f"{config.name} is data for {task}, the model is for {manifest['task']}; calibrate on "
+            f"texts of its own task, or on any with --calibration {TEXT}=FILE"
+        )
+    return list(read_dataset(config.name, config.path, split="train"))
+
+
+def _text_rows(file: Path, manifest: dict[str, Any]) -> list[Any]:
+    from albert_deploy.validation.datasets import ClassificationRow, QuestionRow
+
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"cannot read {file}: {error}; give {TEXT}=FILE with a text per line in UTF-8"
+        ) from error
+    rows: list[Any] = []
+    for number, line in enumerate(lines, start=1):
+        first, _, second = line.partition("\t")
+        if not first.strip():
+            continue
+        if manifest["task"] != "question-answering":
+            rows.append(
+                ClassificationRow(id=f"line {number}", text=first, pair=second or None, label=0)
+            )
+        elif second.strip():
+            rows.append(
+                QuestionRow(id=f"line {number}", question=first, context=second, answers=("",))
+            )
+        else:
+            raise InputError(f"{file}: line {number} has no context; write question, tab, context")
+    return rows
+
+
+def _refuse_evaluation(config: CalibrationConfig, file: Path) -> None:
+    from albert_deploy.validation.datasets import DATASETS
+
+    official = DATASETS[config.name].files["dev"]
+    beside = file.with_name(official)
+    same = file.name == official or (
+        beside.is_file()
+        and beside.stat().st_size == file.stat().st_size
+        and sha256_of(beside) == sha256_of(file)
+    )
+    if same and not config.allow_evaluation:
+        raise InputError(
+            f"{file} is the evaluation split: scores measured on what was calibrated on prove "
+            "nothing; give the train split, or pass --allow-evaluation-split"
+        )
+
+
+def _tokenized(
+    directory: Path, manifest: dict[str, Any], rows: list[Any], config: CalibrationConfig
+) -> Iterator[Row]:
+    """Tokenize as the task does; each window or choice is a row of its own, so nothing pads."""
+    from albert_deploy.runtime.tasks import load_tokenizer
+    from albert_deploy.validation.rows import RowsConfig, prepared
+
+    contract = manifest["contract"]
+    tokenizer = load_tokenizer(directory)
+    choices = CHOICES in contract["inputs"][0]["axes"]
+    for row in prepared(rows, contract, tokenizer, RowsConfig(truncate=config.truncate)):
+        for feeds in row.feeds:
+            if not choices:
+                yield Row(id=row.id, feeds=feeds)
+                continue
+            lengths = feeds["attention_mask"][0].sum(axis=-1)
+            for index, length in enumerate(lengths):
+                cut = {n: v[:, index : index + 1, : int(length)] for n, v in feeds.items()}
+                yield Row(id=f"{row.id} choice {index}", feeds=cut)

@@ -1,0 +1,109 @@
+"""The inputs of weights over calibration: statistics, second moments and means, in one pass."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from albert_deploy.quantize.calibration import Row, Watcher, calibrate
+from albert_deploy.quantize.points import Point, activations, find_points
+from albert_deploy.quantize.statistics import Statistics
+
+Matrix = npt.NDArray[np.float64]
+
+# Tokens that the second moments of a weight are taken from, for each of its inputs: enough for
+# a matrix of full rank, and a bound on the work for wide layers with many uses.
+_TOKENS_PER_INPUT = 8
+
+
+@dataclass(kw_only=True)
+class Inputs:
+    """What calibration knows of a graph's activations.
+
+    Attributes:
+        statistics: Statistics by value name.
+        moments: Mean of ``x.T @ x`` over the tokens of *all* uses of a weight, [inputs, inputs]
+            by weight; empty where it was not asked for.
+        means: Mean input over the same tokens, [inputs] by weight.
+    """
+
+    statistics: dict[str, Statistics]
+    moments: dict[str, Matrix] = field(default_factory=dict)
+    means: dict[str, Matrix] = field(default_factory=dict)
+
+
+def watch_inputs(
+    model: ir.Model, rows: Iterable[Row], *, count: int, moments: bool = True
+) -> Inputs:
+    """Run calibration rows and collect what quantization needs.
+
+    Args:
+        model: Normalized float32 graph.
+        rows: Texts.
+        count: Number of rows.
+        moments: Collect second moments and means too.
+
+    Raises:
+        InputError: There are no rows, or an activation is not finite.
+    """
+    points = find_points(model)
+    gathered = _Moments(points, count) if moments else None
+    watchers: list[Watcher] = [gathered.add] if gathered else []
+    found = calibrate(model, activations(points), rows, total=count, watchers=watchers)
+    if gathered is None:
+        return Inputs(statistics=found)
+    return Inputs(
+        statistics=found,
+        moments=gathered.by_weight(gathered.squares),
+        means=gathered.by_weight(gathered.sums),
+    )
+
+
+class _Moments:
+    """Sums over tokens, one for each set of values that weights read.
+
+    Query, key and value read the same ones, so theirs is kept once.
+    """
+
+    def __init__(self, points: Sequence[Point], rows: int) -> None:
+        reads: defaultdict[str, list[str]] = defaultdict(list)
+        for point in points:
+            if point.weight:
+                reads[point.weight].append(point.inputs[0])
+        self.keys = {weight: tuple(values) for weight, values in reads.items()}
+        self.groups: defaultdict[str, set[tuple[str, ...]]] = defaultdict(set)
+        for key in self.keys.values():
+            for value in key:
+                self.groups[value].add(key)
+        self.rows = rows
+        self.squares: dict[tuple[str, ...], Matrix] = {}
+        self.sums: dict[tuple[str, ...], Matrix] = {}
+        self.tokens: defaultdict[tuple[str, ...], int] = defaultdict(int)
+
+    def add(self, value: str, activation: npt.NDArray[np.float32]) -> None:
+        """Add one activation of one row."""
+        for key in self.groups.get(value, ()):
+            tokens = as_tokens(activation)
+            wanted = -(-_TOKENS_PER_INPUT * tokens.shape[1] // (self.rows * len(key)))
+            tokens = tokens[:: max(1, len(tokens) // wanted)]
+            square, total = tokens.T @ tokens, tokens.sum(axis=0, dtype=np.float64)
+            self.squares[key] = self.squares.get(key, 0.0) + square.astype(np.float64)
+            self.sums[key] = self.sums.get(key, 0.0) + total
+            self.tokens[key] += len(tokens)
+
+    def by_weight(self, sums: dict[tuple[str, ...], Matrix]) -> dict[str, Matrix]:
+        means = {key: total / self.tokens[key] for key, total in sums.items()}
+        return {weight: means[key] for weight, key in self.keys.items()}
+
+
+def as_tokens(activation: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Return an activation as [tokens, channels], heads [rows, heads, sequence, size] joined."""
+    if activation.ndim == 4:
+        activation = activation.transpose(0, 2, 1, 3)
+        return activation.reshape(-1, activation.shape[2] * activation.shape[3])
+    return activation.reshape(-1, activation.shape[-1])

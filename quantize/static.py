@@ -1,0 +1,292 @@
+"""Static quantization, start to end: equalize, calibrate, round, correct, insert.
+
+Products outside of the encoder's iterations (the embedding's projection, the pooler, a head's
+dense layer) store INT8 weights but read real activations: they run once per text where an
+iteration's run N times, take less than 1% of the multiplications, and their rounding is most of
+the error of a shallow model.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from albert_deploy.export.graph import values_of
+from albert_deploy.quantize.coverage import weight_uses
+from albert_deploy.quantize.equalize import (
+    ATTENTION_OUTPUTS,
+    equalize_inputs,
+    equalize_query_key,
+    equalize_value,
+)
+from albert_deploy.quantize.formats import Format, format_named, half_scale
+from albert_deploy.quantize.half import to_half
+from albert_deploy.quantize.inputs import Inputs, Matrix
+from albert_deploy.quantize.int8 import Int8Config, int8_exceptions
+from albert_deploy.quantize.islands import FLOAT16, HalfConfig
+from albert_deploy.quantize.points import PROBABILITIES, QUERY_KEY, Point, find_points
+from albert_deploy.quantize.qdq import Plan, Weight, insert_qdq
+from albert_deploy.quantize.ranges import MINMAX, rule_named, scale_of
+from albert_deploy.quantize.rounding import round_compensated
+from albert_deploy.quantize.statistics import Statistics
+from albert_deploy.quantize.texts import Texts
+from albert_deploy.runtime.errors import InputError
+
+NEAREST, COMPENSATED = "nearest", "compensated"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StaticConfig:
+    """Static quantization.
+
+    Args:
+        format: Key of ``FORMATS``.
+        half: Compute in float16 what is not quantized; scales are float16 then.
+        rule: Key of ``RULES``: how a histogram becomes a range.
+        products: Which of attention's own products are quantized. The one with the
+            probabilities is not by default: a row that looks at 400 tokens alike has
+            probabilities of 1/400, below half a step of 1/127.
+        alpha: Share of an outlier channel's peak that is moved into the weights, 0 to 1; 0
+            moves nothing.
+        rounding: ``nearest`` or ``compensated``, see ``rounding``.
+        correct_bias: Add the mean error of a weight's products to the bias behind them.
+        min_columns: See ``Int8Config``.
+        keep: Labels of products (see ``Point``) whose activations stay real at that use.
+    """
+
+    format: str = "int8"
+    half: bool = False
+    rule: str = "mse"
+    products: tuple[str, ...] = (QUERY_KEY,)
+    alpha: float = 0.5
+    rounding: str = COMPENSATED
+    correct_bias: bool = True
+    min_columns: int = 64
+    keep: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        format_named(self.format)
+        rule_named(self.rule)
+        if not 0 <= self.alpha <= 1:
+            raise InputError(f"alpha is {self.alpha}; it must be from 0 to 1")
+        if self.rounding not in (NEAREST, COMPENSATED):
+            raise InputError(f"rounding is {self.rounding!r}; use {NEAREST} or {COMPENSATED}")
+        unknown = set(self.products) - {QUERY_KEY, PROBABILITIES}
+        if unknown:
+            raise InputError(f"unknown products {unknown}; use {QUERY_KEY}, {PROBABILITIES}")
+
+
+def static_exceptions(model: ir.Model, config: StaticConfig) -> dict[str, str]:
+    """Return the weights that stay float32, each with its reason."""
+    return int8_exceptions(model, Int8Config(min_columns=config.min_columns))
+
+
+def quantized_points(model: ir.Model, config: StaticConfig) -> list[Point]:
+    """Return the products whose activations are quantized.
+
+    Raises:
+        InputError: ``config.keep`` names a product that the graph does not have.
+    """
+    points = find_points(model)
+    unknown = set(config.keep) - {p.label for p in points}
+    if unknown:
+        raise InputError(
+            f"no product is called {', '.join(sorted(unknown))}; they are: "
+            f"{', '.join(p.label for p in points)}"
+        )
+    return [
+        point
+        for point in points
+        if point.iteration is not None
+        and point.label not in config.keep
+        and (point.weight is not None or point.operator in config.products)
+    ]
+
+
+def real_uses(model: ir.Model, config: StaticConfig) -> dict[str, list[str]]:
+    """Map each weight to the labels of those of its uses whose activation stays real."""
+    quantized = {p.label for p in quantized_points(model, config)}
+    found: dict[str, list[str]] = {}
+    for point in find_points(model):
+        if point.weight and point.label not in quantized:
+            found.setdefault(point.weight, []).append(point.label)
+    return found
+
+
+def integer_products(model: ir.Model, config: StaticConfig) -> dict[str, int]:
+    """Map each weight to the number of its products whose activation is quantized."""
+    return dict(Counter(p.weight for p in quantized_points(model, config) if p.weight))
+
+
+def to_static(model: ir.Model, config: StaticConfig, texts: Texts) -> dict[str, Any]:
+    """Convert a normalized float32 graph in place.
+
+    Args:
+        model: Normalized graph.
+        config: Options.
+        texts: Calibration texts, or statistics of an earlier calibration.
+
+    Returns:
+        ``passes``: how many weights, biases, products or nodes each pass changed; ``ranges``:
+        a row per activation with ``label``, ``peak``, ``range`` and ``clipped`` (share of its
+        values); ``rule``.
+
+    Raises:
+        InputError: The texts are too few or make an activation that is not finite.
+        ContractError: The graph is not as exported.
+    """
+    passes, inputs = prepared(model, config, texts)
+    half = HalfConfig(dtype=FLOAT16)
+    peaks = texts.peaks(model, half) if config.half else {}
+    plan = make_plan(model, config, inputs)
+    if config.correct_bias and inputs.means:
+        passes["biases corrected"] = correct_biases(model, plan, inputs.means)
+    if config.half:
+        passes["nodes in float16"] = to_half(model, half, peaks)
+    passes["products quantized"] = insert_qdq(model, plan)
+    return {
+        "passes": passes,
+        "rule": config.rule,
+        "ranges": describe(plan, inputs.statistics),
+    }
+
+
+def prepared(model: ir.Model, config: StaticConfig, texts: Texts) -> tuple[dict[str, int], Inputs]:
+    """Move outlier channels into weights, in place, and calibrate the graph that results."""
+    passes: dict[str, int] = {}
+    moments = config.rounding == COMPENSATED and format_named(config.format).evenly_spaced
+    if not config.alpha:
+        return passes, texts.inputs("plain", model, moments=moments)
+    peaks = texts.inputs("plain", model, moments=False).statistics
+    operators = {p.operator for p in find_points(model) if p.iteration is not None and p.weight}
+    passes["inputs equalized"] = equalize_inputs(
+        model, peaks, config.alpha, sorted(operators - set(ATTENTION_OUTPUTS))
+    )
+    passes["values equalized"] = equalize_value(model, peaks, config.alpha)
+    passes["query and key equalized"] = equalize_query_key(model)
+    return passes, texts.inputs(f"alpha {config.alpha:g}", model, moments=moments)
+
+
+def make_plan(model: ir.Model, config: StaticConfig, inputs: Inputs) -> Plan:
+    """Choose the scales of activations and round the weights."""
+    form = format_named(config.format)
+    points = quantized_points(model, config)
+    steps = {}
+    for name in dict.fromkeys(n for p in points for n in p.inputs):
+        # Float formats have small steps near zero and need not clip.
+        rule = config.rule if form.evenly_spaced else MINMAX
+        steps[name] = scale_of(inputs.statistics[name], rule, form.largest)
+        if config.half:
+            steps[name] = float(half_scale(np.array([steps[name]], np.float32))[0])
+    kept = static_exceptions(model, config)
+    weights = {
+        name: _rounded(model, name, nodes, config, form, inputs)
+        for name, nodes in weight_uses(model).items()
+        if name not in kept
+    }
+    return Plan(format=form, points=tuple(points), steps=steps, weights=weights)
+
+
+def _rounded(
+    model: ir.Model,
+    name: str,
+    nodes: list[ir.Node],
+    config: StaticConfig,
+    form: Format,
+    inputs: Inputs,
+) -> Weight:
+    array = _array(model, name)
+    # A tied matrix is looked up by row and multiplied transposed: rows are its channels in both.
+    axis = 0 if any(n.op_type == "Gather" for n in nodes) else 1
+    scales = form.scales(array, axis, half=config.half)
+    if config.rounding == COMPENSATED and form.evenly_spaced:
+        if axis == 1:
+            values = round_compensated(array, scales, inputs.moments[name], form.largest)
+            return Weight(values=values, scales=scales, axis=axis)
+        moments = lookup_moments(model, nodes)
+        if moments is not None:
+            turned = round_compensated(array.T, scales, moments, form.largest)
+            return Weight(values=np.ascontiguousarray(turned.T), scales=scales, axis=axis)
+    scaled = array / (scales[:, None] if axis == 0 else scales)
+    return Weight(values=form.cast(scaled), scales=scales, axis=axis)
+
+
+def lookup_moments(model: ir.Model, nodes: list[ir.Node]) -> Matrix | None:
+    """Return what an error of a looked-up row does behind the embedding's projection.
+
+    A row x becomes ``((x - mean(x)) / std) * g @ w``: with ``m = (I - 1/n) diag(g) w``, an error
+    e weighs ``e @ (m @ m.T) @ e``. ALBERT alone projects its embeddings.
+
+    Args:
+        model: Normalized float32 graph.
+        nodes: Readers of the table.
+
+    Returns:
+        [columns, columns], or None where there is no projection or the table is tied to a
+        decoder, which multiplies by it as well.
+    """
+    point = next((p for p in find_points(model) if p.operator == PROJECTION), None)
+    if point is None or point.weight is None or any(n.op_type != "Gather" for n in nodes):
+        return None
+    node = next(n for n in model.graph if n.name == point.node)
+    norm = node.inputs[0].producer() if node.inputs[0] is not None else None
+    if norm is None or norm.op_type != "LayerNormalization" or norm.inputs[1] is None:
+        return None
+    gain = np.asarray(values_of(norm.inputs[1]).numpy(), np.float64)
+    product = gain[:, None] * _array(model, point.weight)
+    product -= product.mean(axis=0)
+    return np.asarray(product @ product.T)
+
+
+def correct_biases(model: ir.Model, plan: Plan, means: Mapping[str, Matrix]) -> int:
+    """Take the mean error of a rounded weight's products off the bias behind them.
+
+    One correction serves all uses, as one bias does: the mean is over the inputs of all of
+    them (Nagel et al. 2019, "Data-free quantization", section 4.2, with measured means).
+    """
+    count = 0
+    for name, weight in plan.weights.items():
+        readers = [n for n, _ in model.graph.initializers[name].uses()]
+        biases = {b for n in readers if (b := _bias_behind(n)) is not None}
+        if name not in means or len(biases) != 1:
+            continue
+        bias = biases.pop()
+        error = means[name] @ (weight.real().astype(np.float64) - _array(model, name))
+        corrected = np.asarray(values_of(bias).numpy(), np.float64) - error
+        bias.const_value = ir.tensor(corrected.astype(np.float32), name=bias.name)
+        count += 1
+    return count
+
+
+def describe(plan: Plan, statistics: Mapping[str, Statistics]) -> list[dict[str, Any]]:
+    """Return what the report says of each quantized activation."""
+    return [
+        {
+            "label": statistics[name].label,
+            "peak": statistics[name].peak,
+            "range": step * plan.format.largest,
+            "clipped": statistics[name].share_beyond(step * plan.format.largest),
+        }
+        for name, step in plan.steps.items()
+    ]
+
+
+PROJECTION = "embedding_hidden_mapping_in"
+
+
+def _bias_behind(node: ir.Node) -> ir.Value | None:
+    readers = [n for n, _ in node.outputs[0].uses()]
+    if len(readers) != 1 or readers[0].op_type != "Add":
+        return None
+    return next((v for v in readers[0].inputs if v is not None and v.is_initializer()), None)
+
+
+def _array(model: ir.Model, name: str) -> npt.NDArray[np.float32]:
+    return np.asarray(values_of(model.graph.initializers[name]).numpy(), np.float32)
