@@ -159,7 +159,6 @@ def export_into(work: Path, source: Source, task: str) -> dict[str, Any]:
 def _graph(loaded: Loaded, source: Source, task: str) -> tuple[ir.Model, dict[str, int]]:
     """Trace, normalize, name and stamp; return the graph and the changes of each pass."""
     from albert_deploy.export import naming
-    from albert_deploy.export.first_token import keep_first_token
     from albert_deploy.export.normalize import drop_annotations, normalize
     from albert_deploy.export.to_onnx import trace
 
@@ -171,8 +170,6 @@ def _graph(loaded: Loaded, source: Source, task: str) -> tuple[ir.Model, dict[st
     naming.name_constants(model)
     uses = int(config["num_hidden_layers"]) * inner
     naming.name_nodes(model, family, uses=uses, inner=inner)
-    # After naming, which knows the traced nodes only.
-    passes["keep_first_token"] = keep_first_token(model)
     drop_annotations(model)
     versions = tool_versions()
     model.graph.name = f"{family}-{task}"

@@ -136,7 +136,8 @@ def equalize_inputs(
             continue
         for name, array in arrays.items():
             _store(model, name, array * scale[:, None])
-        factor = add_initializer(model, f"{weights[0]}_input_scale", 1 / scale)
+        name = _free_name(model, f"{weights[0]}_input_scale")
+        factor = add_initializer(model, name, 1 / scale)
         for value in values:
             _multiply(model, [nodes[p.node] for p in readers[value]], factor)
         count += len(weights)
@@ -204,6 +205,8 @@ def _scale_bias(model: ir.Model, weight: str, factor: Vector) -> None:
     biases: set[str] = set()
     for node, _ in model.graph.initializers[weight].uses():
         for add, _ in node.outputs[0].uses():
+            if add.op_type == "Reshape":  # keys may have no bias
+                continue
             biases.update(v.name for v in add.inputs if v and v.name and v.is_initializer())
             if add.op_type != "Add":
                 raise ContractError(f"{add.name} follows a product with {weight}; wanted an Add")
@@ -211,12 +214,21 @@ def _scale_bias(model: ir.Model, weight: str, factor: Vector) -> None:
         _store(model, bias, _array(model, bias) * factor)
 
 
+def _free_name(model: ir.Model, name: str) -> str:
+    """Return a name that no node or initializer has: inputs may be equalized more than once."""
+    taken = {*model.graph.initializers, *(node.name for node in model.graph)}
+    while name in taken:
+        name += "_again"
+    return name
+
+
 def _multiply(model: ir.Model, nodes: Sequence[ir.Node], factor: ir.Value) -> None:
     """Multiply the common input of products just before the first of them."""
     source = nodes[0].inputs[0]
     if source is None:
         raise ContractError(f"{nodes[0].name} has no input; export the checkpoint again")
-    node = named_node("Mul", [source, factor], f"{source.name}/Mul_equalize")
+    name = _free_name(model, f"{source.name}/Mul_equalize")
+    node = named_node("Mul", [source, factor], name)
     model.graph.insert_before(nodes[0], node)
     for reader in nodes:
         reader.replace_input_with(0, node.outputs[0])

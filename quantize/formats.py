@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from albert_deploy.runtime.errors import InputError
+from albert_deploy.runtime.errors import ContractError, InputError
 
 Array = npt.NDArray[np.generic]
 Real = npt.NDArray[np.float32]
@@ -55,8 +55,8 @@ class Format:
         """
         peak = np.abs(weight).max(axis=1 - axis)
         scale = np.where(peak > 0, peak / self.largest, 1.0).astype(np.float32)
-        # A denormal peak can underflow to a zero scale.
-        scale[scale == 0] = np.finfo(np.float32).tiny
+        # A denormal scale has too few bits to stay within half a step.
+        scale = np.maximum(scale, np.finfo(np.float32).tiny)
         return half_scale(scale) if half else scale
 
 
@@ -64,7 +64,15 @@ def half_scale(scale: Real) -> Real:
     """Return scales that float16 holds exactly and that are no smaller.
 
     Not below its smallest normal number: a denormal scale would have few bits.
+
+    Raises:
+        ContractError: A scale is too large for float16.
     """
+    if float(scale.max(initial=0)) > float(np.finfo(np.float16).max):
+        raise ContractError(
+            f"a scale reaches {float(scale.max()):.4g}, float16 ends at 65504; leave int8-fp16 "
+            "out of --variants for this checkpoint"
+        )
     rounded = scale.astype(np.float16)
     low = rounded.astype(np.float32) < scale
     rounded[low] = np.nextafter(rounded[low], np.float16(np.inf))

@@ -22,6 +22,7 @@ from albert_deploy.export.graph import (
     values_of,
 )
 from albert_deploy.quantize.coverage import weight_uses
+from albert_deploy.quantize.first_token import keep_first_token
 from albert_deploy.quantize.int8_attention import quantize_attention
 
 _QMAX = 127
@@ -35,10 +36,12 @@ class Int8Config:
         min_columns: A matrix outside the encoder with fewer output columns stays float32: a
             classifier of two columns gains nothing and is the last to round the answer.
         attention: Convert attention's own products too; without it they stay float32.
+        first_token: Compute the last iteration for the first token alone where no other is read.
     """
 
     min_columns: int = 64
     attention: bool = True
+    first_token: bool = True
 
     def __post_init__(self) -> None:
         """Check the values."""
@@ -77,8 +80,8 @@ def quantize_weight(
     """
     peak = np.abs(weight).max(axis=1 - axis)
     scale = np.where(peak > 0, peak / _QMAX, 1.0).astype(np.float32)
-    # A denormal peak can underflow to a zero scale.
-    scale[scale == 0] = np.finfo(np.float32).tiny
+    # A denormal scale has too few bits to stay within half a step.
+    scale = np.maximum(scale, np.finfo(np.float32).tiny)
     shape = [1, 1]
     shape[axis] = -1
     values = np.rint(weight / scale.reshape(shape)).clip(-_QMAX, _QMAX)
@@ -103,6 +106,8 @@ def to_int8(model: ir.Model, config: Int8Config) -> int:
     """
     kept = int8_exceptions(model, config)
     activations: dict[ir.Value, ir.Node] = {}
+    if config.first_token:
+        keep_first_token(model)
     count = quantize_attention(model) if config.attention else 0
     for name, nodes in weight_uses(model).items():
         if name in kept:

@@ -14,8 +14,8 @@ from albert_deploy.quantize.coverage import weight_uses
 
 FLOAT16, BFLOAT16 = "float16", "bfloat16"
 _LARGEST = {FLOAT16: 65504.0, BFLOAT16: 3.3895313892515355e38}
-# Operators that take the type of the island behind them: they add to or scale its input.
-_JOINING = {"Add", "Mul", "Div", "Where"}
+# Operators that take the type of the island behind them: they add to, scale or cut its input.
+_JOINING = {"Add", "Mul", "Div", "Where", "Slice"}
 # Rounding noise, as a share of an input channel's weights, that float16's normal numbers stay
 # a factor of 20 below; above it the channel's weights lie among the denormals.
 _ROUNDING = 1e-2

@@ -93,6 +93,9 @@ def _half_scheme(dtype: ir.DataType, config: HalfConfig) -> Scheme:
     )
 
 
+# It fuses attention in float16 at any length, in INT8 up to 512 tokens and in FP8 not at all.
+_FOR_TENSORRT: dict[str, Any] = {"products": (), "first_token": False}
+
 SCHEMES: dict[str, Scheme] = {
     "fp16": _half_scheme(ir.DataType.FLOAT16, HalfConfig(dtype=FLOAT16)),
     "bf16": _half_scheme(ir.DataType.BFLOAT16, HalfConfig(dtype=BFLOAT16, min_columns=64)),
@@ -100,9 +103,8 @@ SCHEMES: dict[str, Scheme] = {
         dtype=ir.DataType.INT8, config=Int8Config(), convert=_dynamic, exceptions=int8_exceptions
     ),
     "int8-qdq": _static_scheme(ir.DataType.INT8, StaticConfig()),
-    # TensorRT fuses attention in float16 at any length, in INT8 only up to 512 tokens.
-    "int8-fp16": _static_scheme(ir.DataType.INT8, StaticConfig(half=True, products=())),
+    "int8-fp16": _static_scheme(ir.DataType.INT8, StaticConfig(half=True, **_FOR_TENSORRT)),
     "fp8-qdq": _static_scheme(
-        ir.DataType.FLOAT8E4M3FN, StaticConfig(format="fp8", products=(), alpha=0.0)
+        ir.DataType.FLOAT8E4M3FN, StaticConfig(format="fp8", alpha=0.0, **_FOR_TENSORRT)
     ),
 }

@@ -25,11 +25,13 @@ from albert_deploy.quantize.equalize import (
     equalize_query_key,
     equalize_value,
 )
+from albert_deploy.quantize.first_token import keep_first_token
 from albert_deploy.quantize.formats import Format, format_named, half_scale
 from albert_deploy.quantize.half import to_half
 from albert_deploy.quantize.inputs import Inputs, Matrix
 from albert_deploy.quantize.int8 import Int8Config, int8_exceptions
 from albert_deploy.quantize.islands import FLOAT16, HalfConfig
+from albert_deploy.quantize.key_bias import drop_key_bias
 from albert_deploy.quantize.points import PROBABILITIES, QUERY_KEY, Point, find_points
 from albert_deploy.quantize.qdq import Plan, Weight, insert_qdq
 from albert_deploy.quantize.ranges import MINMAX, rule_named, scale_of
@@ -55,6 +57,9 @@ class StaticConfig:
         alpha: Share of an outlier channel's peak that is moved into the weights, 0 to 1; 0
             moves nothing.
         rounding: ``nearest`` or ``compensated``, see ``rounding``.
+        first_token: Compute the last iteration for the first token alone where no other is read.
+            TensorRT would then store query, key and value twice: it lays the three side by side
+            where all of them read the same tokens.
         correct_bias: Add the mean error of a weight's products to the bias behind them.
         min_columns: See ``Int8Config``.
         keep: Labels of products (see ``Point``) whose activations stay real at that use.
@@ -66,6 +71,7 @@ class StaticConfig:
     products: tuple[str, ...] = (QUERY_KEY,)
     alpha: float = 0.5
     rounding: str = COMPENSATED
+    first_token: bool = True
     correct_bias: bool = True
     min_columns: int = 64
     keep: tuple[str, ...] = ()
@@ -159,19 +165,22 @@ def to_static(model: ir.Model, config: StaticConfig, texts: Texts) -> dict[str, 
 
 
 def prepared(model: ir.Model, config: StaticConfig, texts: Texts) -> tuple[dict[str, int], Inputs]:
-    """Move outlier channels into weights, in place, and calibrate the graph that results."""
-    passes: dict[str, int] = {}
+    """Drop what softmax does not see, move outlier channels into weights, and calibrate."""
+    passes = {"key biases dropped": drop_key_bias(model)}
+    if config.first_token:
+        passes["nodes on the first token"] = keep_first_token(model)
     moments = config.rounding == COMPENSATED and format_named(config.format).evenly_spaced
+    graph = "first token" if config.first_token else "all tokens"
     if not config.alpha:
-        return passes, texts.inputs("plain", model, moments=moments)
-    peaks = texts.inputs("plain", model, moments=False).statistics
+        return passes, texts.inputs(graph, model, moments=moments)
+    peaks = texts.inputs(graph, model, moments=False).statistics
     operators = {p.operator for p in find_points(model) if p.iteration is not None and p.weight}
     passes["inputs equalized"] = equalize_inputs(
         model, peaks, config.alpha, sorted(operators - set(ATTENTION_OUTPUTS))
     )
     passes["values equalized"] = equalize_value(model, peaks, config.alpha)
     passes["query and key equalized"] = equalize_query_key(model)
-    return passes, texts.inputs(f"alpha {config.alpha:g}", model, moments=moments)
+    return passes, texts.inputs(f"{graph}, alpha {config.alpha:g}", model, moments=moments)
 
 
 def make_plan(model: ir.Model, config: StaticConfig, inputs: Inputs) -> Plan:

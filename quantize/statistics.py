@@ -116,6 +116,9 @@ def observe(
         )
     else:
         into.minimum, into.maximum = min(into.minimum, low), max(into.maximum, high)
+        if into.peaks.shape != peaks.shape:
+            # What changes with the text is a sequence: there are no channels.
+            into.peaks, peaks = into.peaks.max(keepdims=True), peaks.max(keepdims=True)
         into.peaks = np.maximum(into.peaks, peaks)
         wanted = _width(into.peak)
         while into.width < wanted:

@@ -44,12 +44,15 @@ class QuantizeConfig:
             for overflows in them. None takes what an earlier run left in the directory.
         static: Options of the static variants that differ from their scheme's, by the name of
             the field of ``StaticConfig``.
+        budget: Trials of the search for products to keep real in static variants; None does
+            not search.
     """
 
     variants: tuple[str, ...] = DEFAULT_VARIANTS
     force: bool = False
     calibration: CalibrationConfig | None = None
     static: Mapping[str, Any] = field(default_factory=dict)
+    budget: int | None = None
 
     def __post_init__(self) -> None:
         """Check the names."""

@@ -17,7 +17,7 @@ from albert_deploy.quantize.islands import HalfConfig
 from albert_deploy.quantize.statistics import load_statistics, save_statistics
 from albert_deploy.runtime.errors import InputError
 
-# Statistics of one file: graph (plain or equalized) and value name, joined.
+# Statistics of one file: graph (how pruned and equalized) and value name, joined.
 _JOINT = "::"
 
 
@@ -28,7 +28,7 @@ class Texts:
     Attributes:
         rows: Tokenized texts; empty where statistics of an earlier calibration stand for them.
         origin: Where they come from, as the manifest records it.
-        measured: Which graph (plain or equalized) -> what was measured on it.
+        measured: Which graph (how pruned and equalized) -> what was measured on it.
     """
 
     rows: tuple[Row, ...] = ()
@@ -39,7 +39,7 @@ class Texts:
         """Return the inputs of a graph's weights, measured now or before.
 
         Args:
-            graph: ``plain``, or how the graph was equalized.
+            graph: How the graph was pruned and equalized.
             model: That graph.
             moments: Whether second moments are needed too.
 

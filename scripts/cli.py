@@ -5,67 +5,21 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from albert_deploy.runtime.contract import DEFAULT_VARIANTS, TASKS, VARIANTS
+from albert_deploy.runtime.contract import VARIANTS
 from albert_deploy.runtime.errors import (
     EXIT_CODES,
     EXIT_INTERNAL,
     EXIT_INTERRUPTED,
     AlbertDeployError,
-    InputError,
     MachineError,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from albert_deploy.scripts import options
 
 _EPILOG = "Exit codes:\n\n\b\n" + "\n".join(f"{c:>4}  {text}" for c, text in EXIT_CODES.items())
-
-
-def _option(*names: str, **settings: Any) -> Callable[[Any], Any]:
-    return click.option(*names, **({"show_default": True} | settings))
-
-
-_out = _option(
-    "--out",
-    type=click.Path(path_type=Path),
-    required=True,
-    metavar="DIR",
-    help="Deployment directory to make.",
-)
-_task = _option("--task", default="auto", help=f"auto, or one of: {', '.join(TASKS)}.")
-_revision = _option("--revision", default=None, help="Branch, tag or commit of a hub model.")
-_pickle = _option(
-    "--allow-pickle",
-    is_flag=True,
-    help="Read pytorch_model.bin where there are no safetensors (weights only).",
-)
-_force = _option("--force", is_flag=True, help="Replace what another run left there.")
-_variants = _option(
-    "--variants",
-    default=",".join(DEFAULT_VARIANTS),
-    help=f"Variants to make, separated by commas, of: {', '.join(VARIANTS)}.",
-)
-_dataset = _option(
-    "--dataset",
-    default=None,
-    metavar="NAME[=PATH]",
-    help="Labelled data: sst2=FOLDER or squad=FOLDER in the official layout.",
-)
-_gate = _option(
-    "--gate",
-    type=click.Path(path_type=Path),
-    default=None,
-    metavar="FILE",
-    help="TOML file with limits per variant.",
-)
-_truncate = _option(
-    "--truncate", is_flag=True, help="Cut over-long texts instead of refusing them."
-)
-_directory = click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
 
 
 @click.group(epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
@@ -76,15 +30,18 @@ def cli() -> None:
 
 @cli.command()
 @click.argument("source")
-@_out
-@_task
-@_revision
-@_pickle
-@_force
-@_variants
-@_dataset
-@_gate
-@_truncate
+@options.out
+@options.task
+@options.revision
+@options.pickle
+@options.force
+@options.variants
+@options.dataset
+@options.quantization
+@options.gate
+@options.truncate
+@options.pays
+@options.option("--lengths", default="32,128", help="Tokens of the rows that --require judges by.")
 def release(
     source: str,
     out: Path,
@@ -96,6 +53,10 @@ def release(
     dataset: str | None,
     gate: Path | None,
     truncate: bool,
+    speedup: float | None,
+    size: float | None,
+    lengths: str,
+    **quantization: Any,
 ) -> None:
     """Export SOURCE, quantize it, validate every variant and give a verdict.
 
@@ -103,7 +64,6 @@ def release(
     which bring their data). This is what `make export` runs.
     """
     from albert_deploy.export.step import ExportConfig
-    from albert_deploy.quantize.step import QuantizeConfig
     from albert_deploy.scripts.release import ReleaseConfig, sample_data
     from albert_deploy.scripts.release import release as run
     from albert_deploy.validation.evaluate import EvaluateConfig
@@ -112,9 +72,15 @@ def release(
 
     config = ReleaseConfig(
         export=ExportConfig(task=task, revision=revision, allow_pickle=allow_pickle, force=force),
-        quantize=QuantizeConfig(variants=_names(variants)),
+        quantize=options.quantize_config(
+            quantization,
+            variants=variants,
+            default=sample_data(source, None, task=task),
+        ),
+        pays=options.pays_config(speedup, size),
+        lengths=options.numbers("--lengths", lengths),
         validate=ValidateConfig(
-            dataset=sample_data(source, _parse_dataset(dataset), task=task),
+            dataset=sample_data(source, options.parse_dataset(dataset), task=task),
             gate=gate,
             evaluate=EvaluateConfig(rows=RowsConfig(truncate=truncate)),
         ),
@@ -125,11 +91,11 @@ def release(
 
 @cli.command()
 @click.argument("source")
-@_out
-@_task
-@_revision
-@_pickle
-@_force
+@options.out
+@options.task
+@options.revision
+@options.pickle
+@options.force
 def export(
     source: str, out: Path, task: str, revision: str | None, allow_pickle: bool, force: bool
 ) -> None:
@@ -147,25 +113,48 @@ def export(
 
 
 @cli.command()
-@_directory
-@_variants
-@_force
-def quantize(directory: Path, variants: str, force: bool) -> None:
-    """Make INT8 and FP16 variants of the ONNX model in DIR."""
-    from albert_deploy.quantize.step import QuantizeConfig
-    from albert_deploy.quantize.step import quantize as run
+@options.directory
+@options.variants
+@options.force
+@options.quantization
+def quantize(directory: Path, variants: str, force: bool, **quantization: Any) -> None:
+    """Make INT8, FP16 and other variants of the ONNX model in DIR.
 
-    run(directory, QuantizeConfig(variants=_names(variants), force=force), note=click.echo)
+    int8, fp16 and bf16 need no data. int8-qdq, int8-fp16 and fp8-qdq are static: their ranges
+    come from --calibration texts, which fp16 is searched for overflows with too.
+    """
+    from albert_deploy.quantize.step import quantize as run
+    from albert_deploy.runtime.manifest import read_manifest
+    from albert_deploy.scripts.release import sample_data
+
+    made_from = read_manifest(directory)
+    config = options.quantize_config(
+        quantization,
+        variants=variants,
+        force=force,
+        default=sample_data(made_from["source"]["path"], None, task=made_from["task"]),
+    )
+    run(directory, config, note=click.echo)
 
 
 @cli.command()
-@_directory
-@_option("--source", default=None, help="The checkpoint; by default where it was exported from.")
-@_dataset
-@_gate
-@_truncate
+@options.directory
+@options.source
+@options.dataset
+@options.gate
+@options.truncate
+@options.option(
+    "--allow-calibration-rows",
+    is_flag=True,
+    help="Accept a variant that was calibrated on the very data it is judged on.",
+)
 def validate(
-    directory: Path, source: str | None, dataset: str | None, gate: Path | None, truncate: bool
+    directory: Path,
+    source: str | None,
+    dataset: str | None,
+    gate: Path | None,
+    truncate: bool,
+    allow_calibration_rows: bool,
 ) -> None:
     """Compare every variant in DIR with the fp32 source and give a verdict."""
     from albert_deploy.runtime.manifest import read_manifest
@@ -178,53 +167,45 @@ def validate(
     manifest = read_manifest(directory)
     given = source or manifest["source"]["path"]
     config = ValidateConfig(
-        dataset=sample_data(given, _parse_dataset(dataset), task=manifest["task"]),
+        dataset=sample_data(given, options.parse_dataset(dataset), task=manifest["task"]),
         source=source,
         gate=gate,
         evaluate=EvaluateConfig(rows=RowsConfig(truncate=truncate)),
+        allow_calibration_rows=allow_calibration_rows,
     )
     _show(directory, run(directory, config, note=_note))
 
 
 @cli.command()
 @click.argument("directory", metavar="[DIR]", required=False, type=click.Path(path_type=Path))
-@_option("--lengths", default="8,32,128,384", help="Tokens of a row, separated by commas.")
-@_option(
+@options.lengths
+@options.option(
     "--dataset",
     default=None,
     metavar="NAME[=PATH]",
     help="Measure texts as long as this data's too.",
 )
-@_option("--threads", default="1", help="Threads, such as 1,0 for one and then one per core.")
-@_option("--repeats", default=15, type=click.IntRange(min=1), help="Timed rounds.")
-@_option("--seconds", default=180.0, help="No new round starts after this time.")
-@_option("--variants", default=None, help="Variants, by default those that are there.")
-@_option(
+@options.option(
+    "--threads", default="1", help="Threads, such as 1,0 for one and then one per core."
+)
+@options.option("--repeats", default=15, type=click.IntRange(min=1), help="Timed rounds.")
+@options.option("--seconds", default=180.0, help="No new round starts after this time.")
+@options.option("--variants", default=None, help="Variants, by default those that are there.")
+@options.option(
     "--contenders",
     default=None,
     help="Some of them, such as 'torch,int8*,nncf-int8@openvino'; a wrong name lists all.",
 )
-@_option("--source", default=None, help="The checkpoint; by default where it was exported from.")
-@_option("--no-torch", is_flag=True, help="Leave PyTorch out.")
-@_option("--random", "geometry", default=None, help="Instead of DIR: base, large, xlarge, xxlarge.")
-@_option("--tune", is_flag=True, help="Record the quickest engine of each variant in DIR.")
-@_option(
-    "--require-speedup",
-    "speedup",
-    type=float,
-    default=None,
-    metavar="X",
-    help="Fail (7) unless each variant is X times as fast as fp32 in each column.",
+@options.source
+@options.option("--no-torch", is_flag=True, help="Leave PyTorch out.")
+@options.option(
+    "--random", "geometry", default=None, help="Instead of DIR: base, large, xlarge, xxlarge."
 )
-@_option(
-    "--require-size",
-    "size",
-    type=float,
-    default=None,
-    metavar="X",
-    help="Fail (7) if a variant has more than this share of fp32's bytes, such as 0.3.",
+@options.option("--tune", is_flag=True, help="Record the quickest engine of each variant in DIR.")
+@options.pays
+@options.option(
+    "--out", type=click.Path(path_type=Path), default=None, help="JSON file to write too."
 )
-@_option("--out", type=click.Path(path_type=Path), default=None, help="JSON file to write too.")
 def bench(
     directory: Path | None,
     lengths: str,
@@ -255,22 +236,19 @@ def bench(
         raise click.UsageError("--tune goes with DIR, in whose manifest it is recorded")
     from albert_deploy.scripts.bench import bench_directory, bench_random
     from albert_deploy.validation.latency import BenchConfig
-    from albert_deploy.validation.pays import PaysConfig
 
     config = BenchConfig(
-        lengths=_numbers("--lengths", lengths),
-        dataset=_parse_dataset(dataset),
-        threads=_numbers("--threads", threads),
+        lengths=options.numbers("--lengths", lengths),
+        dataset=options.parse_dataset(dataset),
+        threads=options.numbers("--threads", threads),
         repeats=repeats,
         seconds=seconds,
-        variants=None if variants is None else _names(variants),
+        variants=None if variants is None else options.names(variants),
         contenders=None if contenders is None else tuple(contenders.split(",")),
         source=source,
         torch=not no_torch,
     )
-    pays = None
-    if speedup is not None or size is not None:
-        pays = PaysConfig(speedup=speedup, size=size)
+    pays = options.pays_config(speedup, size)
     if directory is not None:
         bench_directory(
             directory, config, tune=tune, pays=pays, out=out, show=click.echo, note=_note
@@ -312,26 +290,6 @@ def main(arguments: list[str] | None = None) -> None:
         if os.environ.get("ALBERT_DEPLOY_TRACEBACK"):
             raise
         sys.exit(EXIT_INTERNAL)
-
-
-def _names(text: str) -> tuple[str, ...]:
-    names = tuple(name.strip() for name in text.split(",") if name.strip())
-    if not names:
-        raise InputError(f"--variants names none; use some of: {', '.join(VARIANTS)}")
-    return names
-
-
-def _numbers(option: str, text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise click.BadParameter(f"got {option} {text}; wanted numbers such as 8,32") from None
-
-
-def _parse_dataset(text: str | None) -> tuple[str, Path | None] | None:
-    from albert_deploy.validation.datasets import parse_dataset_option
-
-    return None if text is None else parse_dataset_option(text)
 
 
 def _note(line: str) -> None:

@@ -11,9 +11,12 @@ from albert_deploy.export.source import find_checkpoint, identify_task
 from albert_deploy.export.step import ExportConfig, export_into, reusable
 from albert_deploy.quantize.step import QuantizeConfig, quantize
 from albert_deploy.runtime.directory import check_replaceable, publish, staged
-from albert_deploy.runtime.errors import InputError
+from albert_deploy.runtime.errors import InputError, PerformanceError
 from albert_deploy.validation.datasets import DATASETS, read_dataset
 from albert_deploy.validation.gate import read_gate
+from albert_deploy.validation.latency import BenchConfig, bench
+from albert_deploy.validation.latency_report import record
+from albert_deploy.validation.pays import PaysConfig, check_pays
 from albert_deploy.validation.sample import SAMPLES
 from albert_deploy.validation.step import ValidateConfig, validate
 
@@ -22,11 +25,21 @@ FAILED_SUFFIX = ".failed"
 
 @dataclass(frozen=True, kw_only=True)
 class ReleaseConfig:
-    """Options of the three steps."""
+    """Options of the three steps, and what variants have to gain.
+
+    Args:
+        export: See ``export``.
+        quantize: See ``quantize``.
+        validate: See ``validate``.
+        pays: What is required of each variant; None measures nothing.
+        lengths: Tokens of the rows that it is judged by.
+    """
 
     export: ExportConfig = field(default_factory=ExportConfig)
     quantize: QuantizeConfig = field(default_factory=QuantizeConfig)
     validate: ValidateConfig = field(default_factory=ValidateConfig)
+    pays: PaysConfig | None = None
+    lengths: tuple[int, ...] = (32, 128)
 
 
 def release(
@@ -111,4 +124,13 @@ def _check_data(task: str, config: ValidateConfig) -> None:
 
 def _finish(directory: Path, config: ReleaseConfig, note: Callable[[str], None]) -> dict[str, Any]:
     quantize(directory, config.quantize, note=note)
-    return validate(directory, config.validate, note=note)
+    report = validate(directory, config.validate, note=note)
+    if config.pays is not None:
+        note("measuring whether the variants pay")
+        measured = bench(directory, BenchConfig(lengths=config.lengths, torch=False), note=note)
+        record(directory, measured)
+        try:
+            check_pays(measured, config.pays)
+        except PerformanceError as error:
+            report |= {"verdict": "fail", "performance": str(error)}
+    return report

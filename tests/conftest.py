@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import json
+import shutil
 import string
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+
+# The same examples in every run, on any machine; a longer hunt: --hypothesis-profile=default.
+hypothesis.settings.register_profile(
+    "repeatable", derandomize=True, deadline=None, max_examples=50, database=None
+)
+hypothesis.settings.load_profile("repeatable")
 
 SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 WORDS = ("the", "a", "film", "river", "is", "was", "long", "warm", "who", "what", "where")
@@ -100,6 +108,39 @@ def make_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., P
                 **names,
             }
             (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def harden(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """A function that plants activation outliers into a copy of a local ALBERT checkpoint.
+
+    ``harden(checkpoint, factor=300.0, channels=4, seed=0)``: in every layer, as many of the
+    value's channels, bias included, are multiplied by the factor, and the columns of the
+    attention's output projection that read them are divided by it. The function stays the same
+    up to rounding, but one scale for the whole activation now leaves the others few levels.
+    """
+
+    def make(checkpoint: Path, *, factor: float = 300.0, channels: int = 4, seed: int = 0) -> Path:
+        import torch
+        from safetensors.torch import load_file, save_file
+
+        folder = tmp_path_factory.mktemp("hard") / checkpoint.name
+        weights = "model.safetensors"
+        shutil.copytree(checkpoint, folder, ignore=shutil.ignore_patterns(weights))
+        tensors = load_file(checkpoint / weights)
+        generator = torch.Generator().manual_seed(seed)
+        values = [name for name in tensors if name.endswith("attention.value.weight")]
+        assert values, f"{checkpoint} is no ALBERT checkpoint"
+        for name in values:
+            stem = name.removesuffix("value.weight")
+            chosen = torch.randperm(len(tensors[name]), generator=generator)[:channels]
+            tensors[name][chosen] *= factor
+            tensors[f"{stem}value.bias"][chosen] *= factor
+            tensors[f"{stem}dense.weight"][:, chosen] /= factor
+        save_file(tensors, folder / weights, metadata={"format": "pt"})
         return folder
 
     return make

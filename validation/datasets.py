@@ -117,20 +117,35 @@ def read_dataset(
             official layout has it.
     """
     dataset = dataset_named(name)
-    if split not in dataset.files:
-        raise InputError(f"{name} has no split {split!r}; use one of: {', '.join(dataset.files)}")
-    file, text = _read_text(name, path, dataset.files[split])
+    file, text = _read_text(name, path, split)
     if dataset.task == "question-answering":
         return _question_rows(file, text)
     return _classification_rows(dataset, file, text)
 
 
-def _read_text(name: str, path: Path, official: str) -> tuple[Path, str]:
-    """Return the file that ``path`` is, or that it holds under its official name, and its text."""
-    file = path
+def data_file(name: str, path: Path, split: str = "dev") -> Path:
+    """Return the file that ``read_dataset`` reads; it need not exist.
+
+    Args:
+        name: A key of ``DATASETS``.
+        path: The official folder, or the file itself (``split`` is then not looked at).
+        split: ``dev`` or ``train``.
+
+    Raises:
+        InputError: Unknown name or split.
+    """
+    files = dataset_named(name).files
+    if split not in files:
+        raise InputError(f"{name} has no split {split!r}; use one of: {', '.join(files)}")
+    return path / files[split] if path.is_dir() else path
+
+
+def _read_text(name: str, path: Path, split: str) -> tuple[Path, str]:
+    """Return the file of a split and its text."""
+    file, official = path, dataset_named(name).files.get(split, "")
     remedy = f"give {name}=PATH with the folder that holds {official}, or with the file itself"
     try:
-        file = path / official if path.is_dir() else path
+        file = data_file(name, path, split)
         data = file.read_bytes()
     except FileNotFoundError:
         raise InputError(f"{file} does not exist; {remedy}") from None

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from albert_deploy.runtime.answers import best_answer
 from albert_deploy.runtime.errors import InputError
-from albert_deploy.runtime.session import Session
+from albert_deploy.runtime.session import Feeds, Session
 from albert_deploy.validation import metrics, squad
 from albert_deploy.validation.datasets import (
     DATASETS,
@@ -36,7 +36,7 @@ class EvaluateConfig:
         rows: How texts become feeds.
         n_best: Starts and ends considered for an answer.
         max_answer_tokens: Longest answer.
-        grid_texts: Rows whose texts the edge grid uses.
+        grid_texts: Rows whose texts the edge grid and the error trace use.
         unlabelled_rows: Real texts that are run where there is no data set.
     """
 
@@ -54,7 +54,7 @@ class Evidence:
     Attributes:
         rows: Number of rows.
         differences: Variant -> output -> comparison with the source.
-        texts: Token ids of the first rows, each int64 [tokens].
+        feeds: Inputs of the first rows, of their first windows where they have several.
         errors: Variant -> largest absolute difference of each row, [rows].
         predictions: Source or variant -> row id -> class id or answer; empty without a data set.
         metrics: Source or variant -> metric -> percent; empty without a data set.
@@ -62,10 +62,15 @@ class Evidence:
 
     rows: int = 0
     differences: dict[str, dict[str, Difference]] = field(default_factory=dict)
-    texts: list[npt.NDArray[np.int64]] = field(default_factory=list)
+    feeds: list[Feeds] = field(default_factory=list)
     errors: dict[str, list[float]] = field(default_factory=dict)
     predictions: dict[str, dict[str, Any]] = field(default_factory=dict)
     metrics: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    @property
+    def texts(self) -> list[npt.NDArray[np.int64]]:
+        """Token ids of the first rows, each int64 [tokens]."""
+        return [feeds["input_ids"].reshape(-1) for feeds in self.feeds]
 
 
 def decisions(contract: dict[str, Any], argmax: Mapping[str, bool]) -> dict[str, str | None]:
@@ -129,8 +134,8 @@ def evaluate(
         outputs = {
             name: [session.run(feeds) for feeds in row.feeds] for name, session in sessions.items()
         }
-        if len(evidence.texts) < config.grid_texts:
-            evidence.texts.append(row.feeds[0]["input_ids"].reshape(-1))
+        if len(evidence.feeds) < config.grid_texts:
+            evidence.feeds.append(row.feeds[0])
         for variant in variants:
             evidence.errors[variant].append(
                 _compare(evidence.differences[variant], outputs[SOURCE], outputs[variant])

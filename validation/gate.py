@@ -9,7 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from albert_deploy.runtime.contract import VARIANTS
-from albert_deploy.runtime.errors import AccuracyError, AlbertDeployError, InputError, ParityError
+from albert_deploy.runtime.errors import (
+    AccuracyError,
+    AlbertDeployError,
+    InputError,
+    ParityError,
+    PerformanceError,
+)
 from albert_deploy.validation.parity import Difference
 
 
@@ -147,6 +153,7 @@ def raise_for_verdict(report: dict[str, Any]) -> None:
     Raises:
         ParityError: A variant's outputs are too far from the source's.
         AccuracyError: A variant lost too much of the score.
+        PerformanceError: A variant is not as fast or as small as was required.
     """
     breaches = [
         (breach["kind"], f"{name}: {breach['message']}")
@@ -156,6 +163,8 @@ def raise_for_verdict(report: dict[str, Any]) -> None:
     for kind, error in _ERRORS.items():
         if any(k == kind for k, _ in breaches):
             raise error("; ".join(message for _, message in breaches))
+    if "performance" in report:
+        raise PerformanceError(report["performance"])
 
 
 def _parity(limits: Limits, where: str, difference: Difference) -> list[Breach]:

@@ -1,29 +1,51 @@
-"""The reports of a validation: JSON for machines, a table and a picture for people."""
+"""The reports of a validation: JSON for machines, tables and pictures for people."""
 
 from __future__ import annotations
 
-import io
-import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tabulate import tabulate
 
-from albert_deploy.runtime.manifest import write_json, write_text, writing
-from albert_deploy.validation.evaluate import SOURCE, Evidence
+from albert_deploy.runtime.manifest import write_json, write_text
+from albert_deploy.validation.evaluate import Evidence
+from albert_deploy.validation.pictures import PICTURES, scores, write_pictures
 
 REPORTS = "reports"
-_COLUMNS = ("variant", "MB", "score", "agreement", "changed", "SQNR dB", "max error", "verdict")
+_JSON, _SUMMARY = "validation.json", "summary.md"
+# What a validation may write, as paths in the deployment directory.
+FILES = tuple(f"{REPORTS}/{name}" for name in (_JSON, _SUMMARY, *PICTURES))
+_COLUMNS = (
+    "variant",
+    "engine",
+    "MB",
+    "score",
+    "agreement",
+    "changed",
+    "SQNR dB",
+    "max error",
+    "verdict",
+)
+# Key of a coverage row -> its column; of the second group only those that some row fills.
+_WEIGHTS = {"weight": "weight", "uses": "uses", "converted": "converted", "dtype": "data type"}
+_DETAILS = {
+    "granularity": "granularity",
+    "scales": "scales",
+    "integer_inputs": "rounded activations",
+    "real_inputs": "activations left real",
+    "reason": "reason",
+}
+_RANGES = {"label": "activation", "peak": "peak", "range": "range", "clipped": "clipped"}
 
 
 def write_reports(directory: Path, report: dict[str, Any], evidence: Evidence) -> list[Path]:
-    """Write ``validation.json``, ``summary.md`` and ``errors.svg``; return their paths."""
+    """Write ``validation.json``, ``summary.md`` and the pictures; return the paths written."""
     folder = directory / REPORTS
-    paths = [folder / "validation.json", folder / "summary.md", folder / "errors.svg"]
-    write_json(paths[0], report)
-    write_text(paths[1], summary(report))
-    _plot(paths[2], report, evidence)
-    return paths
+    write_json(folder / _JSON, report)
+    write_text(folder / _SUMMARY, summary(report))
+    pictures = write_pictures(folder, report, evidence.errors)
+    return [folder / _JSON, folder / _SUMMARY, *pictures]
 
 
 def summary(report: dict[str, Any]) -> str:
@@ -49,8 +71,11 @@ def summary(report: dict[str, Any]) -> str:
         "",
         "Score: of the data set, for the source and each variant. Agreement: share of rows with",
         "the source's prediction. SQNR and max error (relative to the output's scale): the worst",
-        "output, on rows and grid together.",
+        "output, on rows and grid together. Engine: what ran the file here.",
         "",
+        *_trace(report),
+        *_coverage(report),
+        *_calibration(report),
     ]
     return "\n".join(lines)
 
@@ -59,14 +84,15 @@ def table(report: dict[str, Any]) -> str:
     """Return the variants as a table in GitHub's Markdown."""
     variants = report["variants"]
     first = next(iter(variants.values()))
-    rows = [["source", "", _scores(first["metrics"], "source"), "", "", "", "", ""]]
+    rows = [["source", "torch", "", scores(first["metrics"], "source"), "", "", "", "", ""]]
     for name, variant in variants.items():
         outputs = [*variant["parity"].values(), *variant["grid"].values()]
         rows.append(
             [
                 name,
+                variant["engine"],
                 f"{variant['bytes'] / 1e6:.2f}",
-                _scores(variant["metrics"], "variant"),
+                scores(variant["metrics"], "variant"),
                 "" if variant["agreement"] is None else f"{variant['agreement']:.2%}",
                 "" if variant["changed_predictions"] is None else variant["changed_predictions"],
                 _worst_sqnr(outputs),
@@ -74,12 +100,114 @@ def table(report: dict[str, Any]) -> str:
                 variant["verdict"],
             ]
         )
-    return tabulate(rows, headers=_COLUMNS, tablefmt="github", disable_numparse=True)
+    return _markdown(rows, _COLUMNS)
 
 
-def _scores(metrics: dict[str, dict[str, float]], which: str) -> str:
-    names = {"accuracy": "acc", "exact_match": "EM", "f1": "F1"}
-    return ", ".join(f"{names.get(k, k)} {v[which]:.2f}" for k, v in metrics.items())
+def trace_table(report: dict[str, Any]) -> str:
+    """Return the error trace in GitHub's Markdown: SQNR in dB, a column for each variant."""
+    traces = {name: v["trace"] for name, v in report["variants"].items() if v.get("trace")}
+    rows = [
+        [_after(same[0]), *(_ratio(entry) for entry in same)]
+        for same in zip(*traces.values(), strict=True)
+    ]
+    return _markdown(rows, ("SQNR in dB after", *traces))
+
+
+def _trace(report: dict[str, Any]) -> list[str]:
+    if not any(variant.get("trace") for variant in report["variants"].values()):
+        return []
+    return [
+        "## Error trace",
+        "",
+        f"The hidden state against that of the fp32 file, on the first {report['trace_rows']} rows "
+        "(not padded).",
+        "",
+        trace_table(report),
+        "",
+        "![error trace](trace.svg)",
+        "",
+    ]
+
+
+def _coverage(report: dict[str, Any]) -> list[str]:
+    lines = []
+    for name, variant in report["variants"].items():
+        rows = variant.get("weights")
+        if rows:
+            uses, converted = (sum(row[key] for row in rows) for key in ("uses", "converted"))
+            title = f"{name}: {len(rows)} weights, {converted} of {uses} uses converted"
+            details = {k: v for k, v in _DETAILS.items() if any(row.get(k) for row in rows)}
+            lines += _folded(title, _columns(rows, _WEIGHTS | details))
+    return ["## Coverage", "", *lines] if lines else []
+
+
+def _calibration(report: dict[str, Any]) -> list[str]:
+    lines, ranged = [], False
+    for name, variant in report["variants"].items():
+        record = variant.get("calibration")
+        if not record:
+            continue
+        rule = f", ranges by {record['rule']}" if record.get("rule") else ""
+        kept = f", statistics in `{record['file']}`" if record.get("file") else ""
+        lines += [f"{name}: {record['rows']} rows of {_origin(record['dataset'])}{rule}{kept}.", ""]
+        ranges = [
+            row
+            | {key: f"{row[key]:.4g}" for key in ("peak", "range")}
+            | {"clipped": f"{row['clipped']:.3%}"}
+            for row in record.get("ranges") or ()
+        ]
+        if ranges:
+            ranged = True
+            lines += _folded(f"{name}: {len(ranges)} ranges", _columns(ranges, _RANGES))
+    if ranged:
+        lines += [
+            "Peak: largest magnitude seen. Range: largest that is not clipped. Clipped: share of",
+            "the values seen that lie outside.",
+            "",
+            "![calibrated ranges](ranges.svg)",
+            "",
+        ]
+    return ["## Calibration", "", *lines] if lines else []
+
+
+def _origin(dataset: Mapping[str, Any]) -> str:
+    """Return where calibration rows came from: as much as the manifest says."""
+    words = [str(dataset.get("name") or "unnamed data")]
+    if dataset.get("file"):
+        words.append(f"`{dataset['file']}`")
+    if dataset.get("sha256"):
+        words.append(f"(sha256 `{dataset['sha256'][:12]}`)")
+    return " ".join(words)
+
+
+def _folded(title: str, text: str) -> list[str]:
+    """Return a block that GitHub shows closed, with only its title."""
+    return ["<details>", f"<summary>{title}</summary>", "", text, "", "</details>", ""]
+
+
+def _columns(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> str:
+    return _markdown([[_cell(row.get(k)) for k in columns] for row in rows], [*columns.values()])
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return "; ".join(map(str, value))
+    return "" if value is None else str(value)
+
+
+def _markdown(rows: Sequence[Sequence[Any]], headers: Sequence[str]) -> str:
+    return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
+
+
+def _after(entry: Mapping[str, Any]) -> str:
+    # A head that reads no other token has no other one computed in the last iteration.
+    return str(entry["after"]) + (", first token" if entry["tokens"] == "first" else "")
+
+
+def _ratio(entry: Mapping[str, Any]) -> str:
+    if not entry["finite"]:
+        return "not finite"
+    return "exact" if entry["sqnr_db"] is None else f"{entry['sqnr_db']:.1f}"
 
 
 def _worst_sqnr(outputs: list[dict[str, Any]]) -> str:
@@ -93,40 +221,3 @@ def _worst_error(outputs: list[dict[str, Any]]) -> str:
     if not all(o["finite"] for o in outputs):
         return "not finite"
     return f"{max(o['relative'] for o in outputs):.1e}"
-
-
-def _plot(path: Path, report: dict[str, Any], evidence: Evidence) -> None:
-    """Draw how many rows of each variant stay below an error, and the sizes."""
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    left, right = figure.subplots(1, 2, width_ratios=[2, 1])
-    for name, errors in evidence.errors.items():
-        known = sorted(e for e in errors if math.isfinite(e))
-        share = [(i + 1) / len(errors) for i in range(len(known))]
-        left.step([max(e, 1e-9) for e in known], share, where="post", label=name)
-    left.set(
-        xscale="log",
-        ylim=(0, 1.02),
-        xlabel="largest |difference| of a row's outputs",
-        ylabel="share of rows",
-        title=f"{report['task']}: rows below an error",
-    )
-    left.grid(visible=True, alpha=0.3)
-    left.legend()
-    names = list(report["variants"])
-    bars = right.bar(names, [v["bytes"] / 1e6 for v in report["variants"].values()])
-    labels = [
-        _scores(report["variants"][n]["metrics"], "variant").replace(", ", "\n") for n in names
-    ]
-    right.bar_label(bars, labels=labels, fontsize=8)
-    right.margins(y=0.25)
-    title = _scores(next(iter(report["variants"].values()))["metrics"], SOURCE)
-    right.set(ylabel="MB", title=f"size and score{f' (source {title})' if title else ''}")
-    right.title.set_fontsize(9)
-    buffer = io.BytesIO()
-    FigureCanvasSVG(figure)
-    figure.savefig(buffer, format="svg")
-    with writing(path) as file:
-        file.write(buffer.getvalue())

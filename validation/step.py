@@ -14,11 +14,13 @@ from albert_deploy.runtime.manifest import (
     check_file,
     file_record,
     read_manifest,
+    sha256_of,
     write_manifest,
 )
 from albert_deploy.runtime.measure import measured
 from albert_deploy.runtime.session import Session, open_session
 from albert_deploy.runtime.tasks import load_tokenizer
+from albert_deploy.validation.datasets import data_file
 from albert_deploy.validation.evaluate import (
     SOURCE,
     EvaluateConfig,
@@ -30,7 +32,8 @@ from albert_deploy.validation.evaluate import (
 from albert_deploy.validation.gate import Limits, judge, read_gate
 from albert_deploy.validation.parity import Difference, edge_grid
 from albert_deploy.validation.reference import open_reference
-from albert_deploy.validation.report import REPORTS, write_reports
+from albert_deploy.validation.report import FILES, REPORTS, write_reports
+from albert_deploy.validation.trace import trace
 
 # Changed predictions that a report lists.
 _LISTED = 50
@@ -45,12 +48,29 @@ class ValidateConfig:
         source: Where the checkpoint is; None for where it was exported from.
         gate: TOML file with limits; None for the defaults.
         evaluate: How rows are run.
+        trace_rows: Rows on which the error trace is made, of the first
+            ``evaluate.grid_texts``; 0 makes none.
+        allow_calibration_rows: Accept a variant that was calibrated on the very data that it is
+            judged on.
+
+    Raises:
+        InputError: ``trace_rows`` is out of range.
     """
 
     dataset: tuple[str, Path] | None = None
     source: str | None = None
     gate: Path | None = None
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    trace_rows: int = 32
+    allow_calibration_rows: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        if not 0 <= self.trace_rows <= self.evaluate.grid_texts:
+            raise InputError(
+                f"trace_rows is {self.trace_rows}; it must be 0 for no error trace, or up to "
+                f"grid_texts, {self.evaluate.grid_texts}"
+            )
 
 
 def validate(
@@ -68,7 +88,7 @@ def validate(
         failed one into its error.
 
     Raises:
-        InputError: The source or the data cannot be used.
+        InputError: The source or the data cannot be used, or a variant was calibrated on it.
         ContractError: A file is not the one that the manifest records.
     """
     manifest = read_manifest(directory)
@@ -80,30 +100,38 @@ def validate(
     for name in manifest["files"]:
         if not name.startswith(f"{REPORTS}/"):
             check_file(directory, manifest, name)
+    _check_calibration(manifest, variants, config)
     outputs = {
         o.name_in(contract["family"]): o.argmax_axis is not None
         for o in TASKS[manifest["task"]].outputs
     }
     decide = decisions(contract, outputs)
-    with measured() as cost, contextlib.ExitStack() as stack:
-        note("loading the fp32 source and the variants")
-        sessions: dict[str, Session] = {
-            SOURCE: stack.enter_context(open_reference(manifest, config.source))
-        }
-        for name in variants:
-            sessions[name] = stack.enter_context(open_session(directory, variant=name))
-        evidence = evaluate(
-            sessions,
-            contract=contract,
-            task=manifest["task"],
-            tokenizer=load_tokenizer(directory),
-            decide=decide,
-            dataset=config.dataset,
-            config=config.evaluate,
-        )
-        cases = edge_grid(contract, manifest["source"]["config"], evidence.texts)
-        note(f"{evidence.rows} rows done; {len(cases)} cases of the edge grid")
-        grid = run_grid(sessions, cases, decide)
+    with measured() as cost:
+        with contextlib.ExitStack() as stack:
+            note("loading the fp32 source and the variants")
+            sessions: dict[str, Session] = {
+                SOURCE: stack.enter_context(open_reference(manifest, config.source))
+            }
+            for name in variants:
+                sessions[name] = stack.enter_context(open_session(directory, variant=name))
+            evidence = evaluate(
+                sessions,
+                contract=contract,
+                task=manifest["task"],
+                tokenizer=load_tokenizer(directory),
+                decide=decide,
+                dataset=config.dataset,
+                config=config.evaluate,
+            )
+            cases = edge_grid(contract, manifest["source"]["config"], evidence.texts)
+            note(f"{evidence.rows} rows done; {len(cases)} cases of the edge grid")
+            grid = run_grid(sessions, cases, decide)
+            engines = {name: session.engine for name, session in sessions.items()}
+            del sessions
+        # Only now, when the other sessions have given their memory back.
+        traced = evidence.feeds[: config.trace_rows]
+        compared = [name for name in variants if name != "fp32"] if traced else []
+        traces = trace(directory, manifest, compared, traced) if compared else {}
     report: dict[str, Any] = {
         "verdict": "pass",
         "task": manifest["task"],
@@ -117,12 +145,17 @@ def validate(
             "labelled": config.dataset is not None,
         },
         "grid_cases": len(cases),
+        "trace_rows": len(traced) if traces else 0,
         "variants": {
-            name: _variant(manifest, name, gate[name], evidence, grid[name]) for name in variants
+            name: _variant(manifest, name, gate[name], evidence, grid[name])
+            | {"engine": engines[name], "trace": traces.get(name)}
+            for name in variants
         },
     }
     if any(v["verdict"] == "fail" for v in report["variants"].values()):
         report["verdict"] = "fail"
+    for left in FILES:
+        manifest["files"].pop(left, None)
     for path in write_reports(directory, report, evidence):
         manifest["files"][str(path.relative_to(directory))] = file_record(path)
     manifest["steps"]["validate"] = cost.to_json() | {"verdict": report["verdict"]}
@@ -165,7 +198,37 @@ def _variant(
         "parity": {output: d.to_json() for output, d in rows.items()},
         "grid": {output: d.to_json() for output, d in grid.items()},
         "coverage": _coverage(record),
+        "weights": record.get("coverage"),
+        "calibration": record.get("calibration"),
     }
+
+
+def _check_calibration(
+    manifest: dict[str, Any], variants: list[str], config: ValidateConfig
+) -> None:
+    """Fail where a variant was calibrated on the data that is to judge it.
+
+    Raises:
+        InputError: Names the variants and the file.
+    """
+    calibrated = {
+        name: manifest["variants"][name]["calibration"]["dataset"].get("sha256")
+        for name in variants
+        if manifest["variants"][name].get("calibration")
+    }
+    if config.dataset is None or config.allow_calibration_rows or not calibrated:
+        return
+    try:
+        file = data_file(*config.dataset)
+        digest = sha256_of(file)
+    except (OSError, ValueError):
+        return  # Reading the rows fails next, and says what is wrong.
+    same = [name for name, sha256 in calibrated.items() if sha256 == digest]
+    if same:
+        raise InputError(
+            f"{' and '.join(same)} had the ranges set on {file}, the very rows that would judge "
+            "it; calibrate on the train split, or pass --allow-calibration-rows"
+        )
 
 
 def _changed(evidence: Evidence, name: str) -> list[dict[str, Any]] | None:

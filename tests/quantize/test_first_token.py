@@ -10,9 +10,9 @@ import numpy.typing as npt
 import onnx_ir as ir
 import pytest
 
-from albert_deploy.export.first_token import keep_first_token
 from albert_deploy.export.onnx_file import load, save
 from albert_deploy.export.step import ExportConfig, export
+from albert_deploy.quantize.first_token import keep_first_token
 from albert_deploy.quantize.int8 import Int8Config, to_int8
 from albert_deploy.runtime.contract import INPUT_NAMES, VARIANTS
 from albert_deploy.runtime.errors import ContractError
@@ -24,15 +24,10 @@ HIDDEN = f"encoder/iteration_{LAYERS - 1:02d}/"
 
 @pytest.fixture(scope="module")
 def traced(make_checkpoint: Callable[..., Path]) -> Callable[..., ir.Model]:
-    """A function that exports a tiny checkpoint, up to the pass that is tested here."""
+    """A function that exports a tiny checkpoint."""
 
     def make(task: str, family: str, folder: Path) -> ir.Model:
-        with pytest.MonkeyPatch.context() as patch:
-            for module in ("first_token", "step"):
-                patch.setattr(
-                    f"albert_deploy.export.{module}.keep_first_token", lambda _: 0, raising=False
-                )
-            export(str(make_checkpoint(task, family)), ExportConfig(), out=folder)
+        export(str(make_checkpoint(task, family)), ExportConfig(), out=folder)
         return load(folder / VARIANTS["fp32"].file)
 
     return make

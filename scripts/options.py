@@ -1,0 +1,231 @@
+"""Options that several commands share, and how their texts become values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from albert_deploy.runtime.contract import DEFAULT_VARIANTS, TASKS, VARIANTS
+from albert_deploy.runtime.errors import InputError
+
+if TYPE_CHECKING:
+    from albert_deploy.quantize.calibration_data import CalibrationConfig
+    from albert_deploy.quantize.step import QuantizeConfig
+    from albert_deploy.validation.pays import PaysConfig
+
+
+def option(*names: str, **settings: Any) -> Callable[[Any], Any]:
+    """Declare an option whose default is shown."""
+    return click.option(*names, **({"show_default": True} | settings))
+
+
+def _together(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def declare(command: Any) -> Any:
+        for one in reversed(options):
+            command = one(command)
+        return command
+
+    return declare
+
+
+out = option(
+    "--out",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="DIR",
+    help="Deployment directory to make.",
+)
+task = option("--task", default="auto", help=f"auto, or one of: {', '.join(TASKS)}.")
+revision = option("--revision", default=None, help="Branch, tag or commit of a hub model.")
+pickle = option(
+    "--allow-pickle",
+    is_flag=True,
+    help="Read pytorch_model.bin where there are no safetensors (weights only).",
+)
+force = option("--force", is_flag=True, help="Replace what another run left there.")
+variants = option(
+    "--variants",
+    default=",".join(DEFAULT_VARIANTS),
+    help=f"Variants to make, separated by commas, of: {', '.join(VARIANTS)}.",
+)
+dataset = option(
+    "--dataset",
+    default=None,
+    metavar="NAME[=PATH]",
+    help="Labelled data: sst2=FOLDER or squad=FOLDER in the official layout.",
+)
+gate = option(
+    "--gate",
+    type=click.Path(path_type=Path),
+    default=None,
+    metavar="FILE",
+    help="TOML file with limits per variant.",
+)
+truncate = option("--truncate", is_flag=True, help="Cut over-long texts instead of refusing them.")
+directory = click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+source = option(
+    "--source", default=None, help="The checkpoint; by default where it was exported from."
+)
+lengths = option("--lengths", default="8,32,128,384", help="Tokens of a row, separated by commas.")
+pays = _together(
+    option(
+        "--require-speedup",
+        "speedup",
+        type=float,
+        default=None,
+        metavar="X",
+        help="Fail (7) unless each variant is X times as fast as fp32 at each length.",
+    ),
+    option(
+        "--require-size",
+        "size",
+        type=float,
+        default=None,
+        metavar="X",
+        help="Fail (7) if a variant has more than this share of fp32's bytes, such as 0.3.",
+    ),
+)
+# Click hands them over by name; ``quantize_config`` takes them as they come.
+quantization = _together(
+    option(
+        "--calibration",
+        default=None,
+        metavar="NAME[=PATH]",
+        help="Texts for the static variants: a data set's folder (its train split), text=FILE "
+        "with a text per line, or statistics=FILE of an earlier calibration.",
+    ),
+    option("--samples", default=256, type=click.IntRange(min=1), help="Calibration texts."),
+    option("--seed", default=0, help="Seed of their random draw."),
+    option("--allow-few-samples", is_flag=True, help="Calibrate on fewer than 32 texts."),
+    option("--allow-evaluation-split", is_flag=True, help="Calibrate on a dev split."),
+    option(
+        "--ranges",
+        default=None,
+        metavar="RULE",
+        help="How calibration chooses a range: mse (default), minmax, percentile or entropy.",
+    ),
+    option(
+        "--alpha",
+        default=None,
+        type=float,
+        help="Share of an outlier channel that is moved into weights: 0 to 1, by default 0.5.",
+    ),
+    option(
+        "--rounding",
+        default=None,
+        help="Of static INT8 weights: compensated (default) or nearest.",
+    ),
+    option(
+        "--keep",
+        multiple=True,
+        metavar="LABEL",
+        help="Product whose activation stays real, such as 'encoder iteration 11, ffn_output'; "
+        "may be repeated.",
+    ),
+    option(
+        "--budget",
+        default=None,
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Search, with at most N trials, for the fewest products to keep real.",
+    ),
+)
+
+
+def quantize_config(
+    given: dict[str, Any],
+    *,
+    variants: str,
+    force: bool = False,
+    default: tuple[str, Path] | None = None,
+) -> QuantizeConfig:
+    """Make the quantize step's configuration from the options of ``quantization``.
+
+    Args:
+        given: The options, as click hands them over.
+        variants: Text of ``--variants``.
+        force: Make variants again.
+        default: Calibration data where none is given, for those variants that need some.
+
+    Raises:
+        InputError: An option means nothing.
+    """
+    from albert_deploy.quantize.schemes import SCHEMES
+    from albert_deploy.quantize.step import QuantizeConfig
+
+    needed = any(name in SCHEMES and SCHEMES[name].calibrated for name in names(variants))
+    fields = {"ranges": "rule", "alpha": "alpha", "rounding": "rounding"}
+    static = {field: given[name] for name, field in fields.items() if given[name] is not None}
+    if given["keep"]:
+        static["keep"] = tuple(given["keep"])
+    return QuantizeConfig(
+        variants=names(variants),
+        force=force,
+        calibration=_calibration(given, default if needed else None),
+        static=static,
+        budget=given["budget"],
+    )
+
+
+def _calibration(
+    given: dict[str, Any], default: tuple[str, Path] | None
+) -> CalibrationConfig | None:
+    from albert_deploy.quantize.calibration_data import CalibrationConfig, parse_calibration
+
+    text = given["calibration"]
+    name, path = parse_calibration(text) if text is not None else (None, None)
+    if name is None and default is None:
+        return None
+    if path is None:
+        if default is None or name not in (None, default[0]):
+            raise InputError(f"--calibration {name} needs the place of the data: {name}=PATH")
+        name, path = default
+    return CalibrationConfig(
+        name=name or "",
+        path=path,
+        samples=given["samples"],
+        seed=given["seed"],
+        allow_few=given["allow_few_samples"],
+        allow_evaluation=given["allow_evaluation_split"],
+    )
+
+
+def pays_config(speedup: float | None, size: float | None) -> PaysConfig | None:
+    """Return what is required of variants; None where nothing is."""
+    from albert_deploy.validation.pays import PaysConfig
+
+    return None if speedup is None and size is None else PaysConfig(speedup=speedup, size=size)
+
+
+def names(text: str) -> tuple[str, ...]:
+    """Split ``--variants``.
+
+    Raises:
+        InputError: It names none.
+    """
+    found = tuple(name.strip() for name in text.split(",") if name.strip())
+    if not found:
+        raise InputError(f"--variants names none; use some of: {', '.join(VARIANTS)}")
+    return found
+
+
+def numbers(name: str, text: str) -> tuple[int, ...]:
+    """Split a list of numbers.
+
+    Raises:
+        click.BadParameter: It holds something else.
+    """
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise click.BadParameter(f"got {name} {text}; wanted numbers such as 8,32") from None
+
+
+def parse_dataset(text: str | None) -> tuple[str, Path | None] | None:
+    """Split ``--dataset NAME[=PATH]``."""
+    from albert_deploy.validation.datasets import parse_dataset_option
+
+    return None if text is None else parse_dataset_option(text)

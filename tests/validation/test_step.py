@@ -1,0 +1,146 @@
+"""The validate step: what it enters, what it traces, and calibration rows that it refuses."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from albert_deploy.export.step import ExportConfig, export
+from albert_deploy.quantize.step import QuantizeConfig, quantize
+from albert_deploy.runtime.errors import InputError
+from albert_deploy.runtime.manifest import (
+    is_intact,
+    read_manifest,
+    sha256_of,
+    write_manifest,
+)
+from albert_deploy.validation.datasets import data_file
+from albert_deploy.validation.evaluate import EvaluateConfig
+from albert_deploy.validation.report import REPORTS
+from albert_deploy.validation.step import ValidateConfig, validate
+
+TEXTS = ("the film was long", "a warm river", "who was it", "what is the film")
+
+
+@pytest.fixture(scope="module")
+def exported(
+    make_checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    out = tmp_path_factory.mktemp("step") / "out"
+    source = make_checkpoint(max_position_embeddings=16)
+    export(str(source), ExportConfig(), out=out)
+    quantize(out, QuantizeConfig(variants=("int8",)))
+    return out
+
+
+@pytest.fixture
+def directory(exported: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(exported, tmp_path / "out"))
+
+
+@pytest.fixture
+def reviews(tmp_path: Path) -> Path:
+    folder = tmp_path / "sst2"
+    folder.mkdir()
+    for split, texts in (("dev", TEXTS), ("train", TEXTS[::-1])):
+        rows = [f"{text}\t{i % 2}" for i, text in enumerate(texts)]
+        (folder / f"{split}.tsv").write_text("\n".join(["sentence\tlabel", *rows]) + "\n")
+    return folder
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Path:
+    """Random weights tell classes apart by nothing, so that a rounding changes many."""
+    path = tmp_path / "gate.toml"
+    path.write_text("[int8]\nmin_score_share = 0\n")
+    return path
+
+
+def _calibrated_on(directory: Path, file: Path) -> dict[str, Any]:
+    manifest = read_manifest(directory)
+    row = {"label": "encoder iteration 1, ffn, input", "peak": 3.0, "range": 2.0, "clipped": 0.0}
+    record = {
+        "file": "calibration/statistics.npz",
+        "dataset": {"name": "sst2", "file": file.name, "sha256": sha256_of(file)},
+        "rows": 4,
+        "rule": "mse",
+        "ranges": [row],
+    }
+    manifest["variants"]["int8"]["calibration"] = record
+    write_manifest(directory, manifest)
+    return record
+
+
+def test_a_validation_records_engine_trace_weights_and_calibration(
+    directory: Path, reviews: Path, gate: Path
+) -> None:
+    record = _calibrated_on(directory, reviews / "train.tsv")
+    report = validate(directory, ValidateConfig(dataset=("sst2", reviews), gate=gate, trace_rows=3))
+    assert json.loads((directory / REPORTS / "validation.json").read_text()) == report
+    assert report["trace_rows"] == 3
+    fp32, int8 = report["variants"]["fp32"], report["variants"]["int8"]
+    assert fp32["engine"] == int8["engine"] == "ort"
+    assert fp32["trace"] is fp32["weights"] is fp32["calibration"] is None
+    assert [entry["after"] for entry in int8["trace"]] == [
+        "encoder input",
+        *(f"encoder iteration {i}" for i in range(3)),
+        "output logits",
+    ]
+    manifest = read_manifest(directory)
+    assert int8["weights"] == manifest["variants"]["int8"]["coverage"]
+    assert set(int8["coverage"]) == {"uses", "converted", "exceptions"}
+    assert int8["calibration"] == record
+    names = {name for name in manifest["files"] if name.startswith(f"{REPORTS}/")}
+    pictures = ("errors.svg", "trace.svg", "ranges.svg")
+    assert names == {f"{REPORTS}/{n}" for n in ("validation.json", "summary.md", *pictures)}
+    assert all(is_intact(directory, manifest, name) for name in names)
+
+
+def test_a_validation_without_a_trace_leaves_none_behind(
+    directory: Path, reviews: Path, gate: Path
+) -> None:
+    validate(directory, ValidateConfig(dataset=("sst2", reviews), gate=gate))
+    assert (directory / REPORTS / "trace.svg").is_file()
+    report = validate(directory, ValidateConfig(dataset=("sst2", reviews), gate=gate, trace_rows=0))
+    assert report["trace_rows"] == 0
+    assert report["variants"]["int8"]["trace"] is None
+    assert not (directory / REPORTS / "trace.svg").exists()
+    assert f"{REPORTS}/trace.svg" not in read_manifest(directory)["files"]
+
+
+@pytest.mark.parametrize("given", ["folder", "file"])
+def test_rows_that_set_the_ranges_do_not_judge_them(
+    given: str, directory: Path, reviews: Path, gate: Path
+) -> None:
+    _calibrated_on(directory, reviews / "dev.tsv")
+    dataset = ("sst2", reviews if given == "folder" else reviews / "dev.tsv")
+    with pytest.raises(InputError, match=r"int8 had .*dev\.tsv.*--allow-calibration-rows"):
+        validate(directory, ValidateConfig(dataset=dataset, gate=gate))
+    allowed = ValidateConfig(dataset=dataset, gate=gate, allow_calibration_rows=True, trace_rows=0)
+    assert validate(directory, allowed)["dataset"]["rows"] == len(TEXTS)
+
+
+def test_missing_data_is_told_as_such(directory: Path, reviews: Path) -> None:
+    _calibrated_on(directory, reviews / "train.tsv")
+    with pytest.raises(InputError, match=r"none\.tsv does not exist"):
+        validate(directory, ValidateConfig(dataset=("sst2", reviews / "none.tsv")))
+
+
+@pytest.mark.parametrize("rows", [-1, 65])
+def test_a_trace_of_rows_that_are_not_kept_is_refused(rows: int) -> None:
+    with pytest.raises(InputError, match=f"trace_rows is {rows}"):
+        ValidateConfig(trace_rows=rows)
+    assert ValidateConfig(trace_rows=65, evaluate=EvaluateConfig(grid_texts=65))
+
+
+def test_data_file_is_what_is_read(tmp_path: Path) -> None:
+    assert data_file("sst2", tmp_path) == tmp_path / "dev.tsv"
+    assert data_file("squad", tmp_path, "train") == tmp_path / "train-v1.1.json"
+    assert data_file("sst2", tmp_path / "mine.tsv", "train") == tmp_path / "mine.tsv"
+    with pytest.raises(InputError, match="no split 'test'"):
+        data_file("sst2", tmp_path, "test")
