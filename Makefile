@@ -44,8 +44,13 @@ quantize: install ## Make the variants of the deployment directory OUT=... that 
 validate: install ## Validate the deployment directory OUT=... on DATASET=...
 	$(RUN) validate '$(OUT)' $(if $(DATASET),--dataset '$(DATASET)') $(ARGS)
 
-bench: install ## Measure size, load time and latency of OUT=..., or of ALBERT-base geometry
+bench: $(VENV)/.peers ## Measure size, load time and latency of OUT=..., or of ALBERT-base geometry
 	$(RUN) bench $(if $(filter out,$(OUT)),--random base,'$(OUT)') $(ARGS)
+
+# NNCF, which the bench compares with, is large and needed for nothing else.
+$(VENV)/.peers: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[peers]'
+	@touch $@
 
 test: install ## Run all tests, slow ones too
 	$(BIN)/python -m pytest $(ARGS)

@@ -19,6 +19,8 @@ Matrix = npt.NDArray[np.float64]
 # Tokens that the second moments of a weight are taken from, for each of its inputs: enough for
 # a matrix of full rank, and a bound on the work for wide layers with many uses.
 _TOKENS_PER_INPUT = 8
+# Tokens that wait for one product.
+_BATCH = 2048
 
 
 @dataclass(kw_only=True)
@@ -84,6 +86,9 @@ class _Moments:
         self.squares: dict[tuple[str, ...], Matrix] = {}
         self.sums: dict[tuple[str, ...], Matrix] = {}
         self.tokens: defaultdict[tuple[str, ...], int] = defaultdict(int)
+        self.waiting: defaultdict[tuple[str, ...], list[npt.NDArray[np.float32]]] = defaultdict(
+            list
+        )
 
     def add(self, value: str, activation: npt.NDArray[np.float32]) -> None:
         """Add one activation of one row."""
@@ -91,12 +96,25 @@ class _Moments:
             tokens = as_tokens(activation)
             wanted = -(-_TOKENS_PER_INPUT * tokens.shape[1] // (self.rows * len(key)))
             tokens = tokens[:: max(1, len(tokens) // wanted)]
-            square, total = tokens.T @ tokens, tokens.sum(axis=0, dtype=np.float64)
-            self.squares[key] = self.squares.get(key, 0.0) + square.astype(np.float64)
-            self.sums[key] = self.sums.get(key, 0.0) + total
-            self.tokens[key] += len(tokens)
+            self.waiting[key].append(tokens.copy())
+            if sum(map(len, self.waiting[key])) >= _BATCH:
+                self._flush(key)
+
+    def _flush(self, key: tuple[str, ...]) -> None:
+        """Add what waits: one product for many tokens, as the matrices are large."""
+        tokens = np.concatenate(self.waiting.pop(key))
+        square = (tokens.T @ tokens).astype(np.float64)
+        if key in self.squares:
+            self.squares[key] += square
+            self.sums[key] += tokens.sum(axis=0, dtype=np.float64)
+        else:
+            self.squares[key] = square
+            self.sums[key] = tokens.sum(axis=0, dtype=np.float64)
+        self.tokens[key] += len(tokens)
 
     def by_weight(self, sums: dict[tuple[str, ...], Matrix]) -> dict[str, Matrix]:
+        for key in list(self.waiting):
+            self._flush(key)
         means = {key: total / self.tokens[key] for key, total in sums.items()}
         return {weight: means[key] for weight, key in self.keys.items()}
 

@@ -70,5 +70,7 @@ def _inverse_root(moments: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     # An input that is always zero has no say; its weight is rounded to nearest.
     diagonal[diagonal == 0] = mean
     diagonal += _DAMPING * mean
-    inverse = np.linalg.inv(np.linalg.cholesky(damped))
-    return np.asarray(np.linalg.cholesky(inverse.T @ inverse).T)
+    # With the order of the inputs reversed, the lower factor becomes the upper R of
+    # damped = R @ R.T, whose inverse is the upper factor of the inverse.
+    root = np.linalg.cholesky(damped[::-1, ::-1])[::-1, ::-1]
+    return np.asarray(np.triu(np.linalg.inv(root)))

@@ -175,11 +175,12 @@ def prepared(model: ir.Model, config: StaticConfig, texts: Texts) -> tuple[dict[
         return passes, texts.inputs(graph, model, moments=moments)
     peaks = texts.inputs(graph, model, moments=False).statistics
     operators = {p.operator for p in find_points(model) if p.iteration is not None and p.weight}
+    # Values first: their outliers stand in the columns of a weight whose rows come next.
+    passes["values equalized"] = equalize_value(model, peaks, config.alpha)
+    passes["query and key equalized"] = equalize_query_key(model)
     passes["inputs equalized"] = equalize_inputs(
         model, peaks, config.alpha, sorted(operators - set(ATTENTION_OUTPUTS))
     )
-    passes["values equalized"] = equalize_value(model, peaks, config.alpha)
-    passes["query and key equalized"] = equalize_query_key(model)
     return passes, texts.inputs(f"{graph}, alpha {config.alpha:g}", model, moments=moments)
 
 

@@ -14,7 +14,7 @@ from albert_deploy.runtime.contract import (
     TensorSpec,
     variant_named,
 )
-from albert_deploy.runtime.errors import InputError
+from albert_deploy.runtime.errors import AccuracyError, InputError
 from albert_deploy.runtime.manifest import (
     check_file,
     file_record,
@@ -76,6 +76,7 @@ def quantize(
     Raises:
         InputError: No deployment directory.
         ContractError: The source file was changed, or a variant breaks an invariant.
+        AccuracyError: The search found nothing that holds its gate.
     """
     from albert_deploy.quantize.schemes import SCHEMES
 
@@ -86,6 +87,8 @@ def quantize(
     texts = _texts(directory, manifest, config, [SCHEMES[name] for name in wanted])
     for name in wanted:
         scheme = scheme_for(name, config.static)
+        if config.budget is not None and scheme.calibrated and texts is not None:
+            scheme = _searched(directory, manifest, name, scheme, texts, config.budget, note)
         made_from = {
             "source_sha256": manifest["files"][source]["sha256"],
             "scheme": scheme.to_json(),
@@ -112,6 +115,26 @@ def quantize(
         write_manifest(directory, manifest)
         note(f"{name}: {manifest['files'][file]['bytes']:,} bytes in {cost.seconds:.1f} s")
     return manifest
+
+
+def _searched(
+    directory: Path,
+    manifest: dict[str, Any],
+    name: str,
+    scheme: Scheme,
+    texts: Texts,
+    budget: int,
+    note: Callable[[str], None],
+) -> Scheme:
+    """Return a scheme that keeps what the search says has to stay real."""
+    from albert_deploy.quantize.search import SearchConfig, search
+
+    asked = SearchConfig(variant=name, budget=budget)
+    result = search(directory, asked, texts, scheme.config, note=note)
+    _enter(directory, manifest, *result.files)
+    if not result.held:
+        raise AccuracyError(result.message)
+    return replace(scheme, config=replace(scheme.config, keep=result.keep))
 
 
 def scheme_for(name: str, static: Mapping[str, Any]) -> Scheme:

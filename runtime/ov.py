@@ -97,6 +97,8 @@ def open_ov(path: Path, *, threads: int = 0, precision: str | None = None) -> Ov
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_NUM_THREADS": threads,
         "INFERENCE_PRECISION_HINT": precision,
+        # What a file leaves real is not to be rounded behind its back.
+        "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
         # Pinned threads of two sessions, or of two processes, would share one core.
         "ENABLE_CPU_PINNING": False,
     }

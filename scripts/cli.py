@@ -257,6 +257,22 @@ def bench(
         bench_random(geometry, config, pays=pays, out=out, show=click.echo, note=_note)
 
 
+@cli.command()
+@options.directory
+@options.option("--variant", default="int8", help=f"One of: {', '.join(VARIANTS)}.")
+@options.option("--lengths", default="32,128,384", help="Tokens of a row, separated by commas.")
+@options.option("--threads", default=1, type=click.IntRange(min=0), help="0 for one per core.")
+def profile(directory: Path, variant: str, lengths: str, threads: int) -> None:
+    """Show where the time of a variant goes in ONNX Runtime, by operators' names."""
+    from albert_deploy.validation.profile import ProfileConfig, table
+    from albert_deploy.validation.profile import profile as run
+
+    config = ProfileConfig(
+        variant=variant, lengths=options.numbers("--lengths", lengths), threads=threads
+    )
+    click.echo(table(run(directory, config)))
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with a documented code."""
     # Waiting threads sleep: PyTorch's spin, which starves other processes on a shared machine.
