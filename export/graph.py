@@ -22,6 +22,11 @@ def values_of(value: ir.Value) -> ir.TensorProtocol:
     return value.const_value
 
 
+def matrix(model: ir.Model, name: str) -> npt.NDArray[np.float32]:
+    """Return a stored weight as float32."""
+    return np.asarray(values_of(model.graph.initializers[name]).numpy(), np.float32)
+
+
 def sizes(tensor: ir.TensorProtocol) -> list[int]:
     """Return the shape of a stored tensor."""
     return [int(n) for n in tensor.shape.numpy()]

@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from albert_deploy.export.graph import add_initializer, named_node, values_of
+from albert_deploy.export.graph import add_initializer, matrix, named_node
 from albert_deploy.quantize.points import Point, find_points
 from albert_deploy.quantize.statistics import Statistics
 from albert_deploy.runtime.errors import ContractError
@@ -67,7 +67,7 @@ def equalize_value(model: ir.Model, statistics: Mapping[str, Statistics], alpha:
             pairs[first.weight, point.weight].append(statistics[point.inputs[0]].peaks)
     free = _free_pairs(model, pairs)
     for first_name, second_name in free:
-        first_weight, second_weight = (_array(model, n) for n in (first_name, second_name))
+        first_weight, second_weight = (matrix(model, n) for n in (first_name, second_name))
         peaks = joint_peaks(pairs[first_name, second_name])
         scale = smoothing_scales(peaks, np.abs(second_weight).max(axis=1), alpha)
         _store(model, first_name, first_weight / scale)
@@ -90,7 +90,7 @@ def equalize_query_key(model: ir.Model) -> int:
             pairs.add((query.weight, point.weight))
     free = _free_pairs(model, sorted(pairs))
     for query_name, key_name in free:
-        query_weight, key_weight = (_array(model, n) for n in (query_name, key_name))
+        query_weight, key_weight = (matrix(model, n) for n in (query_name, key_name))
         scale = smoothing_scales(
             np.abs(query_weight).max(axis=0), np.abs(key_weight).max(axis=0), 0.5
         )
@@ -129,7 +129,7 @@ def equalize_inputs(
     count = 0
     for values in _joined(readers):
         weights = sorted({p.weight for v in values for p in readers[v] if p.weight})
-        arrays = {name: _array(model, name) for name in weights}
+        arrays = {name: matrix(model, name) for name in weights}
         rows = np.max([np.abs(a).max(axis=1) for a in arrays.values()], axis=0)
         scale = smoothing_scales(joint_peaks([statistics[v].peaks for v in values]), rows, alpha)
         if (scale == scale[0]).all():
@@ -192,10 +192,6 @@ def _place(point: Point) -> str:
     return point.label.rpartition(", ")[0]
 
 
-def _array(model: ir.Model, name: str) -> Vector:
-    return np.asarray(values_of(model.graph.initializers[name]).numpy(), np.float32)
-
-
 def _store(model: ir.Model, name: str, array: Vector) -> None:
     model.graph.initializers[name].const_value = ir.tensor(array.astype(np.float32), name=name)
 
@@ -211,7 +207,7 @@ def _scale_bias(model: ir.Model, weight: str, factor: Vector) -> None:
             if add.op_type != "Add":
                 raise ContractError(f"{add.name} follows a product with {weight}; wanted an Add")
     for bias in biases:
-        _store(model, bias, _array(model, bias) * factor)
+        _store(model, bias, matrix(model, bias) * factor)
 
 
 def _free_name(model: ir.Model, name: str) -> str:

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
-from albert_deploy.export.graph import values_of
+from albert_deploy.export.graph import matrix, values_of
+from albert_deploy.quantize.bias import correct_biases
 from albert_deploy.quantize.coverage import weight_uses
 from albert_deploy.quantize.equalize import (
     ATTENTION_OUTPUTS,
@@ -212,7 +212,7 @@ def _rounded(
     form: Format,
     inputs: Inputs,
 ) -> Weight:
-    array = _array(model, name)
+    array = matrix(model, name)
     # A tied matrix is looked up by row and multiplied transposed: rows are its channels in both.
     axis = 0 if any(n.op_type == "Gather" for n in nodes) else 1
     scales = form.scales(array, axis, half=config.half)
@@ -250,29 +250,9 @@ def lookup_moments(model: ir.Model, nodes: list[ir.Node]) -> Matrix | None:
     if norm is None or norm.op_type != "LayerNormalization" or norm.inputs[1] is None:
         return None
     gain = np.asarray(values_of(norm.inputs[1]).numpy(), np.float64)
-    product = gain[:, None] * _array(model, point.weight)
+    product = gain[:, None] * matrix(model, point.weight)
     product -= product.mean(axis=0)
     return np.asarray(product @ product.T)
-
-
-def correct_biases(model: ir.Model, plan: Plan, means: Mapping[str, Matrix]) -> int:
-    """Take the mean error of a rounded weight's products off the bias behind them.
-
-    One correction serves all uses, as one bias does: the mean is over the inputs of all of
-    them (Nagel et al. 2019, "Data-free quantization", section 4.2, with measured means).
-    """
-    count = 0
-    for name, weight in plan.weights.items():
-        readers = [n for n, _ in model.graph.initializers[name].uses()]
-        biases = {b for n in readers if (b := _bias_behind(n)) is not None}
-        if name not in means or len(biases) != 1:
-            continue
-        bias = biases.pop()
-        error = means[name] @ (weight.real().astype(np.float64) - _array(model, name))
-        corrected = np.asarray(values_of(bias).numpy(), np.float64) - error
-        bias.const_value = ir.tensor(corrected.astype(np.float32), name=bias.name)
-        count += 1
-    return count
 
 
 def describe(plan: Plan, statistics: Mapping[str, Statistics]) -> list[dict[str, Any]]:
@@ -289,14 +269,3 @@ def describe(plan: Plan, statistics: Mapping[str, Statistics]) -> list[dict[str,
 
 
 PROJECTION = "embedding_hidden_mapping_in"
-
-
-def _bias_behind(node: ir.Node) -> ir.Value | None:
-    readers = [n for n, _ in node.outputs[0].uses()]
-    if len(readers) != 1 or readers[0].op_type != "Add":
-        return None
-    return next((v for v in readers[0].inputs if v is not None and v.is_initializer()), None)
-
-
-def _array(model: ir.Model, name: str) -> npt.NDArray[np.float32]:
-    return np.asarray(values_of(model.graph.initializers[name]).numpy(), np.float32)

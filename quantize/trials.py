@@ -18,11 +18,12 @@ from typing import Any
 import numpy as np
 
 from albert_deploy.export.onnx_file import data_file, load, save, total_bytes
+from albert_deploy.quantize.bias import correct_biases
 from albert_deploy.quantize.calibration import Row
 from albert_deploy.quantize.half import to_half
 from albert_deploy.quantize.islands import FLOAT16, HalfConfig
 from albert_deploy.quantize.qdq import insert_qdq
-from albert_deploy.quantize.static import StaticConfig, correct_biases, make_plan, prepared
+from albert_deploy.quantize.static import StaticConfig, make_plan, prepared
 from albert_deploy.quantize.texts import Texts
 from albert_deploy.runtime.manifest import os_failure, write_text
 from albert_deploy.runtime.session import Session, open_file

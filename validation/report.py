@@ -43,7 +43,9 @@ def write_reports(directory: Path, report: dict[str, Any], evidence: Evidence) -
     """Write ``validation.json``, ``summary.md`` and the pictures; return the paths written."""
     folder = directory / REPORTS
     write_json(folder / _JSON, report)
-    write_text(folder / _SUMMARY, summary(report))
+    # What the search for products to keep real has left, its table and picture.
+    searches = [path.read_text(encoding="utf-8") for path in sorted(folder.glob("search*.md"))]
+    write_text(folder / _SUMMARY, "\n\n".join([summary(report), *searches]))
     pictures = write_pictures(folder, report, evidence.errors)
     return [folder / _JSON, folder / _SUMMARY, *pictures]
 
