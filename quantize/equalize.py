@@ -137,11 +137,10 @@ def equalize_inputs(
         for name, array in arrays.items():
             _store(model, name, array * scale[:, None])
         name = _free_name(model, f"{weights[0]}_input_scale")
-        factor = add_initializer(model, name, 1 / scale)
         for value in values:
             products = [nodes[p.node] for p in readers[value]]
             if not _fold(model, products, scale):
-                _multiply(model, products, factor)
+                _multiply(model, products, add_initializer(model, name, 1 / scale))
         count += len(weights)
     return count
 
@@ -169,7 +168,7 @@ def _fold(model: ir.Model, products: Sequence[ir.Node], scale: Vector) -> bool:
     if others:
         name = _free_name(model, f"{weight.name if weight else ''}_output_scale")
         back = named_node(
-            "Mul", [value, add_initializer(model, name, scale)], f"{value.name}/Mul_equalize"
+            "Mul", [value, add_initializer(model, name, scale)], name.replace("_scale", "_equalize")
         )
         model.graph.insert_after(add, back)
         for node, index in others:

@@ -275,6 +275,8 @@ def test_inputs_keep_the_function(
     after = weights_of(model)
     assert {n: len(nodes) for n, nodes in weight_uses(model).items()} == uses
     changed = {n for n in before if (before[n] != after[n]).any()}
+    # In front of iteration 0, the projection of ALBERT's embeddings is divided.
+    changed -= {n for n in changed if "embedding_hidden_mapping_in" in n}
     assert len(changed) == count
     readers: dict[str, set[str]] = {}
     for point in find_points(model):
@@ -302,7 +304,8 @@ def test_a_shared_weight_has_one_vector_of_scales_for_all_uses(
     # Query, key and value read the same activation, so theirs is one. Where the last query reads
     # the first token alone, that parts it from a key that is not shared.
     apart = name == "bert" and "encoder iteration 1, query, input" in labels
-    assert len(added) == 4 * LAYERS[name] + apart
+    # What is divided in ALBERT's projection is multiplied back for the residual sum.
+    assert len(added) == 4 * LAYERS[name] + apart + (name != "bert")
     multiplied = [node for node in model.graph if "equalize" in str(node.name)]
     assert {node.op_type for node in multiplied} == {"Mul"}
     assert sum(len(v.uses()) for v in added) == len(multiplied)
