@@ -1,0 +1,152 @@
+"""What the shared checkpoints keep in each variant, the hard ones too, and base's size."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from albert_deploy.export.onnx_file import load
+from albert_deploy.export.step import ExportConfig, export
+from albert_deploy.quantize.calibration_data import CalibrationConfig
+from albert_deploy.quantize.points import find_points
+from albert_deploy.quantize.step import QuantizeConfig, quantize
+from albert_deploy.runtime.contract import VARIANTS
+from albert_deploy.runtime.manifest import read_manifest
+from albert_deploy.runtime.session import Feeds, Session, open_session
+from albert_deploy.runtime.tasks import load_tokenizer
+from albert_deploy.scripts.bench import random_checkpoint
+from albert_deploy.validation.datasets import ClassificationRow, read_dataset
+from albert_deploy.validation.reference import open_reference
+from albert_deploy.validation.rows import RowsConfig, prepared
+from albert_deploy.validation.sample import SAMPLES
+from albert_deploy.validation.step import ValidateConfig, validate
+
+pytestmark = pytest.mark.slow
+
+CHECKPOINTS = ["albert-tiny-sst2", "albert-deep-sst2"]
+# variant -> most changed predictions of 872, least SQNR in dB of the logits by checkpoint.
+LIMITS: dict[str, tuple[int, dict[str, float]]] = {
+    "fp16": (0, {}),
+    "bf16": (1, {}),
+    "int8": (1, {"albert-tiny-sst2": 46, "albert-deep-sst2": 46}),
+    "int8-qdq": (1, {"albert-tiny-sst2": 42, "albert-deep-sst2": 45}),
+}
+# As people do it: no outlier is moved, the range is that of the values, weights to the nearest.
+NAIVE = {"alpha": 0.0, "rule": "minmax", "rounding": "nearest", "correct_bias": False}
+# Channels of 300 times the value and more: of 312 and of 192.
+HARD = {"albert-tiny-sst2": (300.0, 4), "albert-deep-sst2": (3000.0, 8)}
+FILES = {"int8": 13.2e6, "int8-qdq": 14e6, "fp16": 24.4e6}
+
+
+def encoder_uses(out: Path) -> Counter[str]:
+    """Uses of each weight of the encoder's iterations, from the float32 graph itself."""
+    points = find_points(load(out / VARIANTS["fp32"].file))
+    return Counter(p.weight for p in points if p.weight and p.iteration is not None)
+
+
+def check_covered(out: Path, variant: str) -> None:
+    """Check that every use of every encoder weight is converted."""
+    rows = {r["weight"]: r for r in read_manifest(out)["variants"][variant]["coverage"]}
+    uses = encoder_uses(out)
+    assert sum(uses.values()) > 0
+    for weight, count in uses.items():
+        assert rows[weight]["uses"] == rows[weight]["converted"] == count
+        assert rows[weight]["reason"] is None
+        if variant == "int8-qdq":
+            assert rows[weight]["integer_inputs"] == count
+            assert not rows[weight]["real_inputs"]
+
+
+@pytest.fixture(scope="module")
+def report_of(
+    shared: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], tuple[Path, dict[str, Any]]]:
+    @cache
+    def run(name: str) -> tuple[Path, dict[str, Any]]:
+        out = tmp_path_factory.mktemp(name) / "out"
+        data = shared / "data/glue/SST-2"
+        export(str(shared / "checkpoints" / name), ExportConfig(), out=out)
+        calibration = CalibrationConfig(name="sst2", path=data)
+        quantize(out, QuantizeConfig(variants=tuple(LIMITS), calibration=calibration))
+        report = validate(out, ValidateConfig(dataset=("sst2", data), trace_rows=0))
+        assert report["dataset"]["rows"] == 872
+        return out, report
+
+    return run
+
+
+@pytest.mark.parametrize("variant", LIMITS)
+@pytest.mark.parametrize("name", CHECKPOINTS)
+def test_predictions_and_logits_stay(
+    name: str, variant: str, report_of: Callable[[str], tuple[Path, dict[str, Any]]]
+) -> None:
+    out, report = report_of(name)
+    row = report["variants"][variant]
+    changed, least = LIMITS[variant]
+    assert row["changed_predictions"] <= changed, row["changed"]
+    assert row["parity"]["logits"]["sqnr_db"] >= least.get(name, 0)
+    check_covered(out, variant)
+
+
+def accuracy(session: Session, feeds: list[Feeds], labels: list[int]) -> float:
+    """Share of rows that a session answers right, one row at a time."""
+    given = [int(session.run(each)["logits"].argmax()) for each in feeds]
+    return sum(a == b for a, b in zip(given, labels, strict=True)) / len(labels)
+
+
+@pytest.mark.parametrize("name", CHECKPOINTS)
+def test_outliers_that_ruin_naive_int8_cost_nothing(
+    name: str, shared: Path, harden: Callable[..., Path], tmp_path: Path
+) -> None:
+    data = shared / "data/glue/SST-2"
+    factor, channels = HARD[name]
+    assert factor >= 300
+    out = tmp_path / "out"
+    hard = harden(shared / "checkpoints" / name, factor=factor, channels=channels, seed=0)
+    manifest = export(str(hard), ExportConfig(), out=out)
+    rows = read_dataset("sst2", data)
+    labels = [row.label for row in rows if isinstance(row, ClassificationRow)]
+    assert len(labels) == 872
+    tokenizer, config = load_tokenizer(out), RowsConfig(truncate=True)
+    feeds = [r.feeds[0] for r in prepared(rows, manifest["contract"], tokenizer, config)]
+    with open_reference(manifest) as session:
+        source = accuracy(session, feeds, labels)
+    calibration = CalibrationConfig(name="sst2", path=data)
+    kept = {}
+    for kind, static in (("naive", NAIVE), ("default", {})):
+        variants = ("int8-qdq",)
+        quantize(out, QuantizeConfig(variants=variants, calibration=calibration, static=static))
+        check_covered(out, "int8-qdq")
+        with open_session(out, variant="int8-qdq") as session:
+            kept[kind] = accuracy(session, feeds, labels) / source
+    assert kept["naive"] < 0.7, kept
+    assert kept["default"] >= 0.995, kept
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("base")
+    random_checkpoint("base", out=folder / "checkpoint")
+    out = folder / "out"
+    export(str(folder / "checkpoint"), ExportConfig(), out=out)
+    texts = CalibrationConfig(name="sst2", path=SAMPLES["sample-sst2"].data, samples=32)
+    quantize(out, QuantizeConfig(variants=tuple(FILES), calibration=texts))
+    return out
+
+
+@pytest.mark.parametrize("variant", FILES)
+def test_base_is_small_and_covered(base: Path, variant: str) -> None:
+    manifest = read_manifest(base)
+    file = VARIANTS[variant].file
+    assert (base / file).stat().st_size == manifest["files"][file]["bytes"] <= FILES[variant]
+    check_covered(base, variant)
+    uses = encoder_uses(base)
+    rows = [r for r in manifest["variants"][variant]["coverage"] if r["weight"] in uses]
+    layers = manifest["source"]["config"]["num_hidden_layers"]
+    assert sum(r["converted"] for r in rows) == layers * len(uses)
+    assert all(r["uses"] == layers for r in rows)
