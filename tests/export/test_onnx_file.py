@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnx_ir as ir
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from albert_deploy.export import onnx_file
 from albert_deploy.runtime.errors import ContractError, InputError
-from albert_deploy.runtime.ort import open_ort
 
 
 @pytest.fixture
@@ -61,8 +61,8 @@ def test_round_trip(proto: onnx.ModelProto, external_bytes: int, tmp_path: Path)
     assert onnx.load(path).metadata_props[0].value == "test"
     assert onnx_file.total_bytes(path) == sum(f.stat().st_size for f in files)
     x = np.random.default_rng(1).normal(size=(3, 64)).astype(np.float32)
-    with open_ort(path) as session:
-        assert session.run({"x": x})["y"].shape == (3, 64)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    assert session.run(["y"], {"x": x})[0].shape == (3, 64)
 
 
 def test_load_maps_large_weights_instead_of_reading_them(

@@ -95,9 +95,10 @@ def test_every_geometry(name: str, make_checkpoint: Make, tmp_path: Path) -> Non
         node.name.split("/")[1] for node in _nodes(out, "fp32") if "/iteration_" in node.name
     )
     assert sorted(iterations) == [f"iteration_{i:02d}" for i in range(layers)]
-    # Q, K, V, output, two of the feed-forward for each layer use; the mapping in; the pooler.
+    # Q, K, V, output, two of the feed-forward and attention's own two for each layer use; the
+    # mapping in; the pooler.
     quantized = [n.name for n in _nodes(out, "int8") if n.op_type == "MatMulInteger"]
-    assert sum("encoder/iteration" in n for n in quantized) == 6 * layers * inner
+    assert sum("encoder/iteration" in n for n in quantized) == 8 * layers * inner
     assert "encoder/embedding_hidden_mapping_in/MatMulInteger" in quantized
 
 

@@ -98,10 +98,12 @@ def test_figures_are_those_of_runs_by_hand(copied: Path) -> None:
         "output logits",
     ]
     for index, entry in enumerate(found):
-        signal = sum(float((row[index] ** 2).sum()) for row in ours)
-        noise = sum(
-            float(((a[index] - b[index]) ** 2).sum()) for a, b in zip(ours, theirs, strict=True)
-        )
+        # The last iteration of int8 has the first token alone.
+        pairs = [
+            (a[index][:, : b[index].shape[1]], b[index]) for a, b in zip(ours, theirs, strict=True)
+        ]
+        signal = sum(float((a**2).sum()) for a, _ in pairs)
+        noise = sum(float(((a - b) ** 2).sum()) for a, b in pairs)
         assert entry["sqnr_db"] == pytest.approx(10 * math.log10(signal / noise), abs=0.05)
         assert entry["finite"]
 
