@@ -60,7 +60,7 @@ class StaticConfig:
         first_token: Compute the last iteration for the first token alone where no other is read.
             TensorRT would then store query, key and value twice: it lays the three side by side
             where all of them read the same tokens.
-        correct_bias: Add the mean error of a weight's products to the bias behind them.
+        correct_bias: Take the mean error of a weight's products off the bias behind them.
         min_columns: See ``Int8Config``.
         keep: Labels of products (see ``Point``) whose activations stay real at that use.
     """
@@ -148,6 +148,19 @@ def to_static(model: ir.Model, config: StaticConfig, texts: Texts) -> dict[str, 
         InputError: The texts are too few or make an activation that is not finite.
         ContractError: The graph is not as exported.
     """
+    plan, inputs, passes = planned(model, config, texts)
+    passes["products quantized"] = insert_qdq(model, plan)
+    return {
+        "passes": passes,
+        "rule": config.rule,
+        "ranges": describe(plan, inputs.statistics),
+    }
+
+
+def planned(
+    model: ir.Model, config: StaticConfig, texts: Texts
+) -> tuple[Plan, Inputs, dict[str, int]]:
+    """Do everything but insert Q/DQ, in place; return the plan, what it rests on, and counts."""
     passes, inputs = prepared(model, config, texts)
     half = HalfConfig(dtype=FLOAT16)
     peaks = texts.peaks(model, half) if config.half else {}
@@ -156,12 +169,7 @@ def to_static(model: ir.Model, config: StaticConfig, texts: Texts) -> dict[str, 
         passes["biases corrected"] = correct_biases(model, plan, inputs.means)
     if config.half:
         passes["nodes in float16"] = to_half(model, half, peaks)
-    passes["products quantized"] = insert_qdq(model, plan)
-    return {
-        "passes": passes,
-        "rule": config.rule,
-        "ranges": describe(plan, inputs.statistics),
-    }
+    return plan, inputs, passes
 
 
 def prepared(model: ir.Model, config: StaticConfig, texts: Texts) -> tuple[dict[str, int], Inputs]:

@@ -109,7 +109,7 @@ def quantize(
             "file": file,
             "made_from": made_from,
             "coverage": [row.to_json() for row in rows],
-            **_calibration(directory, manifest, texts, made),
+            **_calibration(directory, manifest, texts if scheme.takes_texts else None, made),
         }
         manifest["steps"][f"quantize {name}"] = cost.to_json()
         write_manifest(directory, manifest)

@@ -18,12 +18,9 @@ from typing import Any
 import numpy as np
 
 from albert_deploy.export.onnx_file import data_file, load, save, total_bytes
-from albert_deploy.quantize.bias import correct_biases
 from albert_deploy.quantize.calibration import Row
-from albert_deploy.quantize.half import to_half
-from albert_deploy.quantize.islands import FLOAT16, HalfConfig
 from albert_deploy.quantize.qdq import insert_qdq
-from albert_deploy.quantize.static import StaticConfig, make_plan, prepared
+from albert_deploy.quantize.static import StaticConfig, planned
 from albert_deploy.quantize.texts import Texts
 from albert_deploy.runtime.manifest import os_failure, write_text
 from albert_deploy.runtime.session import Session, open_file
@@ -160,14 +157,7 @@ class Trials:
         self.variant = variant
         self.rows, self.decide, self.work = rows, decide, work
         self.model = load(source)
-        _, inputs = prepared(self.model, static, texts)
-        half = HalfConfig(dtype=FLOAT16)
-        peaks = texts.peaks(self.model, half) if static.half else {}
-        self.plan = make_plan(self.model, static, inputs)
-        if static.correct_bias and inputs.means:
-            correct_biases(self.model, self.plan, inputs.means)
-        if static.half:
-            to_half(self.model, half, peaks)
+        self.plan, _, _ = planned(self.model, static, texts)
         # On disk: the scores of a masked language model do not fit into memory for many rows.
         with open_file(source, "fp32", engine) as session:
             for index, row in enumerate(rows):
