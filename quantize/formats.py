@@ -42,13 +42,12 @@ class Format:
         clipped = np.clip(scaled, -self.largest, self.largest)
         return (np.rint(clipped) if self.evenly_spaced else clipped).astype(self.numpy)
 
-    def scales(self, weight: Real, axis: int, *, half: bool = False) -> Real:
+    def scales(self, weight: Real, axis: int) -> Real:
         """Return a weight's scales.
 
         Args:
             weight: float32 [rows, columns].
             axis: Axis that keeps its scale: 1 for a multiplied matrix, 0 for a looked-up table.
-            half: Round them to float16 numbers, up, so that nothing is clipped.
 
         Returns:
             float32 [size of axis], positive; an all-zero channel gets scale 1.
@@ -56,8 +55,7 @@ class Format:
         peak = np.abs(weight).max(axis=1 - axis)
         scale = np.where(peak > 0, peak / self.largest, 1.0).astype(np.float32)
         # A denormal scale has too few bits to stay within half a step.
-        scale = np.maximum(scale, np.finfo(np.float32).tiny)
-        return half_scale(scale) if half else scale
+        return np.maximum(scale, np.finfo(np.float32).tiny)
 
 
 def half_scale(scale: Real) -> Real:

@@ -24,6 +24,7 @@ from albert_deploy.export.graph import (
 from albert_deploy.quantize.coverage import weight_uses
 from albert_deploy.quantize.first_token import keep_first_token
 from albert_deploy.quantize.int8_attention import quantize_attention
+from albert_deploy.quantize.saturation import bound_pairs, scales_for_pairs
 
 _QMAX = 127
 
@@ -66,26 +67,31 @@ def int8_exceptions(model: ir.Model, config: Int8Config) -> dict[str, str]:
 
 
 def quantize_weight(
-    weight: npt.NDArray[np.float32], axis: int
+    weight: npt.NDArray[np.float32], axis: int, *, multiplied: bool = True
 ) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
     """Quantize symmetrically, one scale for each index of ``axis``.
 
     Args:
         weight: float32 [rows, columns].
         axis: Axis that keeps its scale: 1 for a multiplied matrix, 0 for a looked-up table.
+        multiplied: Bound pairs of neighbours along the other axis, see ``saturation``.
 
     Returns:
         int8 values of the same shape in -127..127 and float32 scales [size of axis], with
-        ``weight ≈ values * scales`` within half a scale. An all-zero channel gets scale 1.
+        ``weight ≈ values * scales``, within half a scale where no pair had to be bounded. An
+        all-zero channel gets scale 1.
     """
     peak = np.abs(weight).max(axis=1 - axis)
     scale = np.where(peak > 0, peak / _QMAX, 1.0).astype(np.float32)
     # A denormal scale has too few bits to stay within half a step.
     scale = np.maximum(scale, np.finfo(np.float32).tiny)
-    shape = [1, 1]
-    shape[axis] = -1
-    values = np.rint(weight / scale.reshape(shape)).clip(-_QMAX, _QMAX)
-    return values.astype(np.int8), scale
+    columns = weight if axis == 1 else weight.T
+    if multiplied:
+        scale = scales_for_pairs(columns, scale)
+    values = np.rint(columns / scale).clip(-_QMAX, _QMAX)
+    if multiplied:
+        bound_pairs(values)
+    return np.ascontiguousarray((values if axis == 1 else values.T).astype(np.int8)), scale
 
 
 def to_int8(model: ir.Model, config: Int8Config) -> int:
@@ -116,7 +122,8 @@ def to_int8(model: ir.Model, config: Int8Config) -> int:
         # A tied matrix is looked up by row and multiplied transposed: rows are its channels
         # in both, so one set of scales serves both.
         axis = 0 if any(n.op_type == "Gather" for n in nodes) else 1
-        values, scale = quantize_weight(values_of(source).numpy(), axis)
+        multiplied = any(n.op_type == "MatMul" for n in nodes)
+        values, scale = quantize_weight(values_of(source).numpy(), axis, multiplied=multiplied)
         stored = add_initializer(model, f"{name}_int8", values)
         scales = add_initializer(model, f"{name}_scale", scale)
         turned = _turn(model, source, stored)

@@ -1,10 +1,11 @@
 """Attention's own two products in dynamic INT8: query by key, probabilities by value.
 
 They have no weights, so nothing is stored for them; at 384 tokens they take a quarter of an
-otherwise INT8 model's time. Three details make them fast and exact enough:
+otherwise INT8 model's time. Four details make them fast and exact enough:
 
 - Keys and values are *signed*: processors multiply uint8 by int8, and ONNX Runtime's kernel for
   uint8 by uint8 takes 2.5 times as long.
+- Keys and values end at 64, so that no pair of them saturates 16-bit sums (see ``saturation``).
 - Probabilities are rounded row by row, relative to the largest of their row. One scale for all
   would round a row that looks at 384 tokens alike (1/384 each) to one step or to none.
 - The key's bias is left out: it adds ``query · bias`` to all scores of a row alike, which
@@ -25,6 +26,7 @@ from albert_deploy.export.graph import (
     replace_node,
     values_of,
 )
+from albert_deploy.quantize.saturation import LARGEST_PAIR
 from albert_deploy.runtime.errors import ContractError
 
 _LEVELS = 255
@@ -133,13 +135,13 @@ def _replace_context(model: ir.Model, attention: Attention) -> None:
 
 
 def _quantize_signed(model: ir.Model, reshape: ir.Node, stem: str) -> ir.Value:
-    """Round a projection to -127..127 in front of its ``Reshape``; return its float scale [].
+    """Round a projection to -64..64 in front of its ``Reshape``; return its float scale [].
 
     Where all of it is zero so is the scale, and the products are zero whatever the integers are:
     a guard would be one more node for each use, and at 8 tokens nodes are what costs.
     """
     real = reshape.inputs[0]
-    share = add_initializer(model, "const_float_1_127", np.array(1 / 127, np.float32))
+    share = add_initializer(model, "const_float_1_64", np.array(2 / LARGEST_PAIR, np.float32))
     zero = add_initializer(model, "const_int8_0", np.array(0, np.int8))
     size = named_node("Abs", [real], f"{stem}/Abs")
     peak = named_node("ReduceMax", [size.outputs[0]], f"{stem}/ReduceMax", keepdims=0)

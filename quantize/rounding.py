@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from albert_deploy.quantize.saturation import LARGEST_PAIR, bound_pairs
+
 Matrix = npt.NDArray[np.float32]
 Moments = npt.NDArray[np.floating[Any]]
 
@@ -28,7 +30,7 @@ def round_nearest(weight: Matrix, scale: Matrix, levels: int = 127) -> npt.NDArr
 
 
 def round_compensated(
-    weight: Matrix, scale: Matrix, moments: Moments, levels: int = 127
+    weight: Matrix, scale: Matrix, moments: Moments, levels: int = 127, *, pairs: bool = False
 ) -> npt.NDArray[np.int8]:
     """Round row after row, moving each row's error onto the rows that are still to come.
 
@@ -41,6 +43,7 @@ def round_compensated(
         scale: float32 [outputs].
         moments: Sum of ``x.T @ x`` over calibration, [inputs, inputs].
         levels: Largest magnitude.
+        pairs: Bound the sum of every pair of neighbouring rows, see ``saturation``.
 
     Returns:
         int8 [inputs, outputs].
@@ -54,6 +57,14 @@ def round_compensated(
         errors = np.empty((stop - start, rest.shape[1]))
         for row in range(start, stop):
             rounded = np.rint(rest[row] / scale).clip(-levels, levels)
+            if pairs and row % 2:
+                before = values[row - 1].astype(np.float64)
+                rounded = rounded.clip(-LARGEST_PAIR - before, LARGEST_PAIR - before)
+            elif pairs and row + 1 < count:
+                # What is too much is halved: all of it on the second row would weigh double.
+                both = np.array([rounded, np.rint(rest[row + 1] / scale).clip(-levels, levels)])
+                bound_pairs(both)
+                rounded = both[0]
             values[row] = rounded
             error = (rest[row] - rounded * scale) / inverse[row, row]
             rest[row + 1 : stop] -= np.outer(inverse[row, row + 1 : stop], error)

@@ -94,7 +94,8 @@ def _half_scheme(dtype: ir.DataType, config: HalfConfig) -> Scheme:
 
 
 # It fuses attention in float16 at any length, in INT8 up to 512 tokens and in FP8 not at all.
-_FOR_TENSORRT: dict[str, Any] = {"products": (), "first_token": False}
+# Its sums have 32 bits.
+_FOR_TENSORRT: dict[str, Any] = {"products": (), "pairs": False, "first_token": False}
 
 SCHEMES: dict[str, Scheme] = {
     "fp16": _half_scheme(ir.DataType.FLOAT16, HalfConfig(dtype=FLOAT16)),

@@ -36,6 +36,7 @@ from albert_deploy.quantize.points import PROBABILITIES, QUERY_KEY, Point, find_
 from albert_deploy.quantize.qdq import Plan, Weight, insert_qdq
 from albert_deploy.quantize.ranges import MINMAX, rule_named, scale_of
 from albert_deploy.quantize.rounding import round_compensated
+from albert_deploy.quantize.saturation import LARGEST_PAIR, bound_pairs, scales_for_pairs
 from albert_deploy.quantize.statistics import Statistics
 from albert_deploy.quantize.texts import Texts
 from albert_deploy.runtime.errors import InputError
@@ -57,9 +58,9 @@ class StaticConfig:
         alpha: Share of an outlier channel's peak that is moved into the weights, 0 to 1; 0
             moves nothing.
         rounding: ``nearest`` or ``compensated``, see ``rounding``.
+        pairs: Bound what processors without a dot product would add in 16 bits: neighbours in a
+            weight, and keys. See ``saturation``.
         first_token: Compute the last iteration for the first token alone where no other is read.
-            TensorRT would then store query, key and value twice: it lays the three side by side
-            where all of them read the same tokens.
         correct_bias: Take the mean error of a weight's products off the bias behind them.
         min_columns: See ``Int8Config``.
         keep: Labels of products (see ``Point``) whose activations stay real at that use.
@@ -71,6 +72,7 @@ class StaticConfig:
     products: tuple[str, ...] = (QUERY_KEY,)
     alpha: float = 0.5
     rounding: str = COMPENSATED
+    pairs: bool = True
     first_token: bool = True
     correct_bias: bool = True
     min_columns: int = 64
@@ -196,11 +198,14 @@ def make_plan(model: ir.Model, config: StaticConfig, inputs: Inputs) -> Plan:
     """Choose the scales of activations and round the weights."""
     form = format_named(config.format)
     points = quantized_points(model, config)
+    paired = config.pairs and form.evenly_spaced
+    seconds = {p.inputs[1] for p in points if p.weight is None} if paired else set()
     steps = {}
     for name in dict.fromkeys(n for p in points for n in p.inputs):
         # Float formats have small steps near zero and need not clip.
         rule = config.rule if form.evenly_spaced else MINMAX
-        steps[name] = scale_of(inputs.statistics[name], rule, form.largest)
+        levels = LARGEST_PAIR // 2 if name in seconds else form.largest
+        steps[name] = scale_of(inputs.statistics[name], rule, levels)
         if config.half:
             steps[name] = float(half_scale(np.array([steps[name]], np.float32))[0])
     kept = static_exceptions(model, config)
@@ -223,17 +228,25 @@ def _rounded(
     array = matrix(model, name)
     # A tied matrix is looked up by row and multiplied transposed: rows are its channels in both.
     axis = 0 if any(n.op_type == "Gather" for n in nodes) else 1
-    scales = form.scales(array, axis, half=config.half)
+    columns = array if axis == 1 else array.T
+    scales = form.scales(array, axis)
+    paired = config.pairs and form.evenly_spaced and any(n.op_type == "MatMul" for n in nodes)
+    if paired:
+        scales = scales_for_pairs(columns, scales, form.largest)
+    if config.half:
+        scales = half_scale(scales)
+    moments = None
     if config.rounding == COMPENSATED and form.evenly_spaced:
-        if axis == 1:
-            values = round_compensated(array, scales, inputs.moments[name], form.largest)
-            return Weight(values=values, scales=scales, axis=axis)
-        moments = lookup_moments(model, nodes)
-        if moments is not None:
-            turned = round_compensated(array.T, scales, moments, form.largest)
-            return Weight(values=np.ascontiguousarray(turned.T), scales=scales, axis=axis)
-    scaled = array / (scales[:, None] if axis == 0 else scales)
-    return Weight(values=form.cast(scaled), scales=scales, axis=axis)
+        moments = inputs.moments[name] if axis == 1 else lookup_moments(model, nodes)
+    if moments is None:
+        values = form.cast(columns / scales)
+        if paired:
+            bound_pairs(values)
+    else:
+        values = round_compensated(columns, scales, moments, form.largest, pairs=paired)
+    return Weight(
+        values=np.ascontiguousarray(values if axis == 1 else values.T), scales=scales, axis=axis
+    )
 
 
 def lookup_moments(model: ir.Model, nodes: list[ir.Node]) -> Matrix | None:

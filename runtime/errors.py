@@ -8,10 +8,10 @@
     ├── ParityError       5  outputs differ from the fp32 source by more than the limit
     ├── AccuracyError     6  the task score dropped by more than the gate allows
     ├── PerformanceError  7  a variant is not as fast or not as small as was required
+    ├── UndecidedError    8  the data is too little to tell whether the gate holds
     └── MachineError      9  this machine lacks a package, a device, disk space or a network
 
-Code 0 is a pass, 2 a usage error, 8 is kept for undecided verdicts, 10 is an internal error
-(a bug here) and 130 an interrupt.
+Code 0 is a pass, 2 a usage error, 10 an internal error (a bug here) and 130 an interrupt.
 """
 
 from __future__ import annotations
@@ -58,6 +58,12 @@ class PerformanceError(AlbertDeployError):
     exit_code = 7
 
 
+class UndecidedError(AlbertDeployError):
+    """The data is too little to tell whether a variant holds its gate."""
+
+    exit_code = 8
+
+
 class MachineError(AlbertDeployError):
     """This machine cannot do it: a package, a device, disk space or a network is missing."""
 
@@ -72,6 +78,7 @@ EXIT_CODES: dict[int, str] = {
     ParityError.exit_code: "parity breach: outputs differ too much from the fp32 source",
     AccuracyError.exit_code: "accuracy breach: the task score dropped too far",
     PerformanceError.exit_code: "performance breach: a variant does not pay",
+    UndecidedError.exit_code: "undecided: too few rows to tell whether the gate holds",
     MachineError.exit_code: "not possible on this machine",
     EXIT_INTERNAL: "internal error",
     EXIT_INTERRUPTED: "interrupted",

@@ -150,9 +150,7 @@ def _widened(graph: Any, variant: str) -> int:
     """Return the bytes that a plan of a Q/DQ graph needs beyond the stored ones, and why.
 
     Outside of the iterations weights alone are quantized: TensorRT makes such a matrix real once
-    and for all. It also lays query, key and value side by side, and the query that reads the
-    first token alone in the last iteration (``int8-qdq``) cannot be: those three are there twice.
-    A kernel has the product of both scales and the bias in it, for each use.
+    and for all. A kernel has the product of both scales and the bias in it, for each use.
     """
     if "qdq" not in variant and variant != "int8-fp16":
         return 0
@@ -162,9 +160,6 @@ def _widened(graph: Any, variant: str) -> int:
     }
     outside = ("embedding_hidden_mapping_in", "pooler")
     more = sum((real - 1) * n for name, n in matrices.items() if any(o in name for o in outside))
-    if variant == "int8-qdq":
-        heads = ("attention.query", "attention.key", "attention.value")
-        more += sum(n for name, n in matrices.items() if any(h in name for h in heads))
     inside = [t for t in graph.initializer if re.search(r"layers\.\d.*_scale$", t.name)]
     return more + 2 * USES * sum(len(t.raw_data) for t in inside)
 
