@@ -229,3 +229,20 @@ def parse_dataset(text: str | None) -> tuple[str, Path | None] | None:
     from albert_deploy.validation.datasets import parse_dataset_option
 
     return None if text is None else parse_dataset_option(text)
+
+
+def note(line: str) -> None:
+    """Print a line about progress where it does not mix with results."""
+    click.echo(line, err=True)
+
+
+def show(place: Path, report: dict[str, Any]) -> None:
+    """Print a report's table and verdict, and raise what the verdict calls for."""
+    from albert_deploy.validation.gate import raise_for_verdict
+    from albert_deploy.validation.report import REPORTS, table
+
+    data = report["dataset"]
+    on = data["name"] or "texts without labels: no score was measured, see --dataset"
+    click.echo(f"\n{report['task']} on {data['rows']} rows ({on})\n\n{table(report)}\n")
+    click.echo(f"verdict: {report['verdict']}   {place}   {place / REPORTS / 'summary.md'}")
+    raise_for_verdict(report)
