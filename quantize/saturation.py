@@ -59,15 +59,16 @@ def scales_for_pairs(weight: Matrix, scale: Matrix, levels: int = 127) -> Matrix
 
 
 def _best_of(weight: Matrix, scale: Matrix, levels: int) -> Matrix:
+    exact = weight / scale
     even = len(weight) // 2 * 2
-    pairs = np.abs(weight[0:even:2] + weight[1:even:2]).max(axis=0, initial=0)
-    widest = np.maximum(pairs / (LARGEST_PAIR - 1) / scale, 1).astype(np.float32)
-    best, least = scale, np.full(len(scale), np.inf)
+    pairs = np.abs(exact[0:even:2] + exact[1:even:2]).max(axis=0, initial=0)
+    widest = np.maximum(pairs / (LARGEST_PAIR - 1), 1)
+    best, least = np.ones_like(scale), np.full(len(scale), np.inf)
     for share in np.linspace(0, 1, _TRIED, dtype=np.float32):
-        tried = scale * (1 + share * (widest - 1))
-        values = np.rint(weight / tried).clip(-levels, levels)
+        wider = 1 + share * (widest - 1)
+        values = np.rint(exact / wider).clip(-levels, levels)
         bound_pairs(values)
-        error = np.square(weight - values * tried, dtype=np.float32).sum(axis=0, dtype=np.float64)
-        best = np.where(error < least, tried, best)
+        error = np.square(exact - values * wider).sum(axis=0, dtype=np.float64)
+        best = np.where(error < least, wider, best)
         least = np.minimum(error, least)
-    return best
+    return np.asarray(scale * best, np.float32)

@@ -92,7 +92,7 @@ def test_quantize_weight_stays_within_half_a_step(axis: int) -> None:
     weight = np.random.default_rng(0).normal(size=(40, 30)).astype(np.float32)
     weight[3], weight[:, 5] = 0, 0
     weight[7] *= 1e4
-    values, scale = quantize_weight(weight, axis)
+    values, scale = quantize_weight(weight, axis, multiplied=False)
     assert values.dtype == np.int8
     assert scale.shape == (weight.shape[axis],)
     assert (scale > 0).all()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from albert_deploy.quantize.formats import FORMATS
 from albert_deploy.quantize.int8 import quantize_weight
 from albert_deploy.quantize.ranges import RULES, rule_named, scale_of
+from albert_deploy.quantize.saturation import LARGEST_PAIR
 from albert_deploy.quantize.statistics import HALF, Statistics, observe
 from albert_deploy.runtime.errors import InputError
 
@@ -223,7 +225,7 @@ def weights(draw: st.DrawFn) -> Array:
 
 
 @pytest.mark.parametrize("axis", [0, 1])
-@pytest.mark.parametrize("quantizer", [quantize_weight, by_format])
+@pytest.mark.parametrize("quantizer", [partial(quantize_weight, multiplied=False), by_format])
 @example(weight=np.array([[1.9e-43]], np.float32))
 @example(weight=np.array([[1e-40, 0.0, 1e30], [-1e-40, 0.0, -1e-30]], np.float32))
 @example(weight=np.zeros((1, 1), np.float32))
@@ -247,3 +249,21 @@ def test_weights_stay_within_half_a_step_of_their_channel(
     # Every level is used: a coarser scale would also be within half of its own step.
     peaks = np.abs(values.astype(int)).max(axis=1 - axis)
     assert (peaks[scales > TINY * 2] % LEVELS == 0).all()
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+@example(weight=np.array([[1e-40, 0.0, 1e30], [-1e-40, 0.0, -1e-30]], np.float32))
+@example(weight=np.full((3, 2), 7.0, np.float32))
+@given(weight=weights())
+def test_bounded_pairs_alone_leave_their_half_step(axis: int, weight: Array) -> None:
+    values, scales = quantize_weight(weight if axis == 1 else np.ascontiguousarray(weight.T), axis)
+    normal_scale(scales)
+    columns = values.astype(np.float64) if axis == 1 else values.T.astype(np.float64)
+    exact = weight.astype(np.float64) / scales
+    even = len(weight) // 2 * 2
+    nearest = np.rint(exact).clip(-LEVELS, LEVELS)
+    excess = np.maximum(np.abs(nearest[0:even:2] + nearest[1:even:2]) - LARGEST_PAIR, 0)
+    room = np.zeros_like(exact)
+    room[:even] = np.repeat(np.ceil(excess / 2), 2, axis=0)
+    assert (np.abs(columns - exact) <= 0.5 + 1e-4 + room).all()
+    assert (np.abs(columns[0:even:2] + columns[1:even:2]) <= LARGEST_PAIR).all()
