@@ -83,6 +83,7 @@ def read_texts(directory: Path, manifest: dict[str, Any], config: CalibrationCon
     if config.name == SAVED:
         return saved_texts(config.path, source_sha256=source)
     from albert_deploy.validation.datasets import data_file
+    from albert_deploy.validation.files import digest
 
     file = config.path if config.name == TEXT else data_file(config.name, config.path, "train")
     rows = _text_rows(file, manifest) if config.name == TEXT else _data_rows(config, manifest)
@@ -100,7 +101,7 @@ def read_texts(directory: Path, manifest: dict[str, Any], config: CalibrationCon
         origin={
             "name": config.name,
             "file": file.name,
-            "sha256": sha256_of(file),
+            "sha256": digest(file),
             "texts": len(chosen),
             "rows": len(texts),
             "tokens": sum(int(r.feeds["input_ids"].size) for r in texts),
@@ -113,11 +114,11 @@ def read_texts(directory: Path, manifest: dict[str, Any], config: CalibrationCon
 def _data_rows(config: CalibrationConfig, manifest: dict[str, Any]) -> list[Any]:
     from albert_deploy.validation.datasets import DATASETS, read_dataset
 
-    task = DATASETS[config.name].task
-    if task != manifest["task"]:
+    dataset = DATASETS[config.name]
+    if not dataset.fits(manifest["task"]):
         raise InputError(
-            f"{config.name} is data for {task}, the model is for {manifest['task']}; calibrate on "
-            f"texts of its own task, or on any with --calibration {TEXT}=FILE"
+            f"{config.name} is data for {dataset.task}, the model is for {manifest['task']}; "
+            f"calibrate on texts of its own task, or on any with --calibration {TEXT}=FILE"
         )
     return list(read_dataset(config.name, config.path, split="train"))
 

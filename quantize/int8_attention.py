@@ -5,7 +5,9 @@ otherwise INT8 model's time. Four details make them fast and exact enough:
 
 - Keys and values are *signed*: processors multiply uint8 by int8, and ONNX Runtime's kernel for
   uint8 by uint8 takes 2.5 times as long.
-- Keys and values end at 64, so that no pair of them saturates 16-bit sums (see ``saturation``).
+- Keys end at 64 and probabilities at 127, so that no pair saturates 16-bit sums (see
+  ``saturation``): 255 (64 + 64) and 127 (127 + 127) are within them. Values keep all their bits:
+  where a row looks at one token, their rounding is not averaged out.
 - Probabilities are rounded row by row, relative to the largest of their row. One scale for all
   would round a row that looks at 384 tokens alike (1/384 each) to one step or to none.
 - The key's bias is left out: it adds ``query · bias`` to all scores of a row alike, which
@@ -29,7 +31,8 @@ from albert_deploy.export.graph import (
 from albert_deploy.quantize.saturation import LARGEST_PAIR
 from albert_deploy.runtime.errors import ContractError
 
-_LEVELS = 255
+# Of values and probabilities; a key has LARGEST_PAIR / 2.
+_LEVELS = 127
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +75,7 @@ def quantize_attention(model: ir.Model) -> int:
 
     Scores are ``(q - z) k * (s_q s_k / sqrt(head size))`` with the integers q, z and k. The
     probabilities' numerators ``e = exp(score - max of row)`` lie in 0..1 in every row, so the
-    context is ``round(255 e) v * (s_v / 255) / sum(e)``. A row that is masked throughout has
+    context is ``round(127 e) v * (s_v / 127) / sum(e)``. A row that is masked throughout has
     equal scores, e = 1, and the uniform weights that it has in float32.
 
     Returns:
@@ -98,7 +101,7 @@ def _replace_scores(model: ir.Model, attention: Attention) -> None:
     values, query_scale, zero = quantize.outputs
     attention.query.replace_input_with(0, values)
     _drop_bias(model, attention.key)
-    key_scale = _quantize_signed(model, attention.key, f"{stem}/key")
+    key_scale = _quantize_signed(model, attention.key, LARGEST_PAIR // 2, f"{stem}/key")
     left, right = attention.scores.inputs
     product = named_node("MatMulInteger", [left, right, zero], f"{stem}/MatMulInteger")
     real = named_node("Cast", [product.outputs[0]], f"{stem}/Cast", to=int(ir.DataType.FLOAT))
@@ -112,9 +115,9 @@ def _replace_scores(model: ir.Model, attention: Attention) -> None:
 
 def _replace_context(model: ir.Model, attention: Attention) -> None:
     stem, scores = f"{attention.name}/context", attention.softmax.inputs[0]
-    scale = _quantize_signed(model, attention.value, f"{stem}/value")
+    scale = _quantize_signed(model, attention.value, _LEVELS, f"{stem}/value")
     last = add_initializer(model, "const_int64_last_axis", np.array([-1], np.int64))
-    step = add_initializer(model, "const_float_1_255", np.array(1 / _LEVELS, np.float32))
+    step = add_initializer(model, "const_float_1_127", np.array(1 / _LEVELS, np.float32))
     zero = add_initializer(model, "const_uint8_0", np.array(0, np.uint8))
     name = f"{attention.name}/softmax"
     peak = named_node("ReduceMax", [scores, last], f"{name}/ReduceMax", keepdims=1)
@@ -134,14 +137,14 @@ def _replace_context(model: ir.Model, attention: Attention) -> None:
     model.graph.remove(attention.softmax, safe=True)
 
 
-def _quantize_signed(model: ir.Model, reshape: ir.Node, stem: str) -> ir.Value:
-    """Round a projection to -64..64 in front of its ``Reshape``; return its float scale [].
+def _quantize_signed(model: ir.Model, reshape: ir.Node, levels: int, stem: str) -> ir.Value:
+    """Round a projection to -levels..levels in front of its ``Reshape``; return its float scale [].
 
     Where all of it is zero so is the scale, and the products are zero whatever the integers are:
     a guard would be one more node for each use, and at 8 tokens nodes are what costs.
     """
     real = reshape.inputs[0]
-    share = add_initializer(model, "const_float_1_64", np.array(2 / LARGEST_PAIR, np.float32))
+    share = add_initializer(model, f"const_float_1_{levels}", np.array(1 / levels, np.float32))
     zero = add_initializer(model, "const_int8_0", np.array(0, np.int8))
     size = named_node("Abs", [real], f"{stem}/Abs")
     peak = named_node("ReduceMax", [size.outputs[0]], f"{stem}/ReduceMax", keepdims=0)
