@@ -1,79 +1,58 @@
-"""Data sets in their official layout: what each is called, where its columns are, its rows."""
+"""Data sets by name: find the file, read its rows, from disk or from the Hugging Face hub."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from albert_deploy.runtime.errors import InputError
+from albert_deploy.validation.dataset_table import DATASETS, Dataset, Layout
+from albert_deploy.validation.examples import (
+    ChoiceRow,
+    ClassificationRow,
+    Data,
+    Example,
+    PlainRow,
+    QuestionRow,
+    TokensRow,
+)
+from albert_deploy.validation.files import Bad, Dropped
+from albert_deploy.validation.layout_conll import column_rows
+from albert_deploy.validation.layout_glue import tsv_rows
+from albert_deploy.validation.layout_lines import line_rows, order_rows
+from albert_deploy.validation.layout_race import GROUPS, race_rows
+from albert_deploy.validation.layout_squad import squad_rows
 
-_Kind = TypeVar("_Kind", str, list[Any])
+__all__ = [
+    "DATASETS",
+    "READERS",
+    "ChoiceRow",
+    "ClassificationRow",
+    "Data",
+    "Dataset",
+    "Example",
+    "PlainRow",
+    "QuestionRow",
+    "TokensRow",
+    "data_file",
+    "dataset_named",
+    "parse_dataset_option",
+    "read_data",
+    "read_dataset",
+]
 
-
-@dataclass(frozen=True, kw_only=True)
-class Dataset:
-    """Where a data set keeps what.
-
-    Args:
-        task: A key of ``albert_deploy.runtime.contract.TASKS``.
-        files: File name of each split in the official folder.
-        metrics: Scores by which results on it are published.
-        text: Column of the first text, for a data set in TSV.
-        pair: Column of the second text, if there is one.
-        label: Column of the label.
-        labels: What stands in that column for class 0, 1, ...
-        names: What those classes are called, in lower case.
-    """
-
-    task: str
-    files: dict[str, str]
-    metrics: tuple[str, ...]
-    text: str = ""
-    pair: str | None = None
-    label: str = ""
-    labels: tuple[str, ...] = ()
-    names: tuple[str, ...] = ()
-
-
-DATASETS: dict[str, Dataset] = {
-    "sst2": Dataset(
-        task="text-classification",
-        files={"dev": "dev.tsv", "train": "train.tsv"},
-        metrics=("accuracy",),
-        text="sentence",
-        label="label",
-        labels=("0", "1"),
-        names=("negative", "positive"),
-    ),
-    "squad": Dataset(
-        task="question-answering",
-        files={"dev": "dev-v1.1.json", "train": "train-v1.1.json"},
-        metrics=("exact_match", "f1"),
-    ),
+# Layout -> what reads a file of it; see ``Bad`` and ``Dropped`` for rows that cannot be used.
+READERS: dict[Layout, Callable[[Dataset, Path], Iterator[Any]]] = {
+    "tsv": tsv_rows,
+    "squad": squad_rows,
+    "race": race_rows,
+    "columns": column_rows,
+    "lines": line_rows,
+    "order": order_rows,
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClassificationRow:
-    """A text, or two, and its class id; ``id`` counts the rows of the file from 0."""
-
-    id: str
-    text: str
-    pair: str | None
-    label: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class QuestionRow:
-    """A question, the context that answers it and at least one reference answer."""
-
-    id: str
-    question: str
-    context: str
-    answers: tuple[str, ...]
+# Of the rows that are left out, the first ones are explained.
+REASONS = 10
 
 
 def dataset_named(name: str) -> Dataset:
@@ -102,29 +81,63 @@ def parse_dataset_option(option: str) -> tuple[str, Path | None]:
     return name, Path(path) if equals else None
 
 
-def read_dataset(
-    name: str, path: Path, *, split: str = "dev"
-) -> list[ClassificationRow] | list[QuestionRow]:
-    """Read all rows of a data set, in the order of the file.
+def read_data(
+    name: str,
+    path: Path | None,
+    *,
+    split: str = "dev",
+    skip_bad_rows: bool = False,
+    revision: str | None = None,
+) -> Data:
+    """Read a data set, in the order of the file.
 
     Args:
         name: A key of ``DATASETS``.
-        path: The official folder, or the file itself (``split`` is then not looked at).
+        path: The official folder, or the file itself (``split`` is then not looked at); None for
+            the Hugging Face hub.
         split: ``dev`` or ``train``.
+        skip_bad_rows: Leave malformed rows out and count them; otherwise the first is an error.
+        revision: Commit, branch or tag of the hub's repository; None for the newest commit.
 
     Raises:
-        InputError: Unknown name or split, no such file, or a file or row that is not as the
-            official layout has it.
+        InputError: Unknown name or split, no such file, a file or row that is not as the
+            official layout has it, or a revision that does not go with ``path``.
+        MachineError: The hub is wanted and cannot be used from here.
     """
     dataset = dataset_named(name)
-    file, text = _read_text(name, path, split)
-    if dataset.task == "question-answering":
-        return _question_rows(file, text)
-    return _classification_rows(dataset, file, text)
+    file = None
+    found: Iterable[Any]
+    if path is None:
+        from albert_deploy.validation.hub import hub_rows
+
+        found, revision = hub_rows(name, dataset, split=split, revision=revision)
+    elif revision is not None:
+        raise InputError(
+            f"got revision {revision!r} and {path}; a revision is one of the Hugging Face hub: "
+            f"leave the path of {name} or the revision out"
+        )
+    else:
+        file = data_file(name, path, split)
+        _check_place(file, name, split)
+        found = READERS[dataset.layout](dataset, file)
+    rows, skipped, reasons = _collect(found, skip_bad_rows=skip_bad_rows)
+    if not rows:
+        place = f"{name} on the Hugging Face hub" if file is None else str(file)
+        raise InputError(_nothing(place, dataset, skipped, reasons))
+    return Data(rows=rows, skipped=skipped, reasons=reasons, file=file, revision=revision)
+
+
+def read_dataset(name: str, path: Path, *, split: str = "dev") -> list[Example]:
+    """Return the rows of ``read_data``; a malformed row is an error.
+
+    Raises:
+        InputError: See ``read_data``.
+    """
+    return read_data(name, path, split=split).rows
 
 
 def data_file(name: str, path: Path, split: str = "dev") -> Path:
-    """Return the file that ``read_dataset`` reads; it need not exist.
+    """Return the file, or RACE's folder, that ``read_data`` reads; it need not exist.
 
     Args:
         name: A key of ``DATASETS``.
@@ -134,130 +147,65 @@ def data_file(name: str, path: Path, split: str = "dev") -> Path:
     Raises:
         InputError: Unknown name or split.
     """
-    files = dataset_named(name).files
+    dataset = dataset_named(name)
+    files = dataset.files
     if split not in files:
         raise InputError(f"{name} has no split {split!r}; use one of: {', '.join(files)}")
-    return path / files[split] if path.is_dir() else path
+    if not path.is_dir():
+        return path
+    if dataset.layout == "race" and any((path / group).is_dir() for group in GROUPS):
+        return path
+    names = (files[split], *dataset.other_files.get(split, ()))
+    folders = (path, path / dataset.folder) if dataset.folder else (path,)
+    found = (folder / file for folder in folders for file in names if (folder / file).exists())
+    return next(found, path / files[split])
 
 
-def _read_text(name: str, path: Path, split: str) -> tuple[Path, str]:
-    """Return the file of a split and its text."""
-    file, official = path, dataset_named(name).files.get(split, "")
-    remedy = f"give {name}=PATH with the folder that holds {official}, or with the file itself"
+def _check_place(file: Path, name: str, split: str) -> None:
+    dataset = dataset_named(name)
+    official = dataset.files.get(split, "")
+    remedy = f"give {name}=PATH with the folder that holds {official}"
+    remedy += "/middle/*.txt" if dataset.layout == "race" else ", or with the file itself"
     try:
-        file = data_file(name, path, split)
-        data = file.read_bytes()
+        folder = file.is_dir()
+        file.stat()
     except FileNotFoundError:
         raise InputError(f"{file} does not exist; {remedy}") from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         raise InputError(f"cannot read {file}: {error}; {remedy}") from error
-    try:
-        return file, data.decode("utf-8").removeprefix("\ufeff")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise InputError(
-            f"{file}, line {line}: byte 0x{data[error.start]:02x} is not UTF-8; "
-            "save the file as UTF-8"
-        ) from None
+    if folder and dataset.layout != "race":
+        raise InputError(f"cannot read {file}: it is a folder; {remedy}")
 
 
-def _classification_rows(dataset: Dataset, file: Path, text: str) -> list[ClassificationRow]:
-    """Read TSV as GLUE writes it: a header, a tab between columns, and quotes mean nothing."""
-    # Not splitlines(): a text may hold U+2028 and its like.
-    lines = [line.removesuffix("\r") for line in text.rstrip("\r\n").split("\n")]
-    header = lines[0].split("\t")
-    wanted = [column for column in (dataset.text, dataset.pair, dataset.label) if column]
-    missing = [column for column in wanted if column not in header]
-    if missing:
-        raise InputError(
-            f"{file}, line 1: the header {lines[0][:80]!r} lacks {' and '.join(missing)}; "
-            f"use a labelled split in GLUE's layout: {', '.join(wanted)}, separated by tabs"
+def _collect(
+    found: Iterable[Any], *, skip_bad_rows: bool
+) -> tuple[list[Example], int, tuple[str, ...]]:
+    """Separate rows from those that cannot be used; return both, the latter as a count."""
+    rows: list[Example] = []
+    reasons: list[str] = []
+    skipped = 0
+    for row in found:
+        if not isinstance(row, (Bad, Dropped)):
+            rows.append(row)
+            continue
+        if isinstance(row, Bad) and not skip_bad_rows:
+            raise InputError(row.reason)
+        skipped += 1
+        if len(reasons) < REASONS:
+            reasons.append(row.reason)
+    return rows, skipped, tuple(reasons)
+
+
+def _nothing(place: str, dataset: Dataset, skipped: int, reasons: tuple[str, ...]) -> str:
+    if skipped:
+        return (
+            f"{place}: none of its {skipped} rows can be used, the first because of: {reasons[0]}"
         )
-    rows: list[ClassificationRow] = []
-    for number, line in enumerate(lines[1:], start=2):
-        where = f"{file}, line {number}"
-        cells = line.split("\t")
-        if len(cells) != len(header):
-            raise InputError(
-                f"{where}: {len(cells)} columns, wanted {len(header)} as in the header; "
-                "correct or remove the row"
-            )
-        cell = dict(zip(header, cells, strict=True))
-        for column in (dataset.text, dataset.pair):
-            if column and not cell[column].strip():
-                raise InputError(f"{where}: {column} is empty; correct or remove the row")
-        if cell[dataset.label] not in dataset.labels:
-            raise InputError(
-                f"{where}: {dataset.label} is {cell[dataset.label][:80]!r}, "
-                f"wanted {' or '.join(dataset.labels)}; correct or remove the row"
-            )
-        rows.append(
-            ClassificationRow(
-                id=str(len(rows)),
-                text=cell[dataset.text],
-                pair=cell[dataset.pair] if dataset.pair else None,
-                label=dataset.labels.index(cell[dataset.label]),
-            )
-        )
-    if not rows:
-        raise InputError(f"{file} has a header and no rows; use a split with at least one row")
-    return rows
-
-
-def _question_rows(file: Path, text: str) -> list[QuestionRow]:
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{file} is not JSON: {error}; use SQuAD's dev-v1.1.json") from None
-    rows: dict[str, QuestionRow] = {}
-    for where, context, question in _questions(file, value):
-        row_id = _field(question, "id", str, where)
-        if row_id in rows:
-            raise InputError(f"{where}: id {row_id!r} is there twice; remove one of the questions")
-        answers = tuple(
-            _field(answer, "text", str, f"{where}.answers[{index}]")
-            for index, answer in enumerate(_field(question, "answers", list, where))
-        )
-        if not answers:
-            raise InputError(
-                f"{where}: question {row_id} has no answers, wanted at least one; "
-                "use SQuAD v1.1, where every question has some"
-            )
-        for answer in answers:
-            if answer not in context:
-                raise InputError(
-                    f"{where}: {answer[:80]!r}, an answer to {row_id}, is not in its context; "
-                    "correct or remove the question"
-                )
-        rows[row_id] = QuestionRow(
-            id=row_id,
-            question=_field(question, "question", str, where),
-            context=context,
-            answers=answers,
-        )
-    if not rows:
-        raise InputError(f"{file} has no questions; use SQuAD's dev-v1.1.json")
-    return list(rows.values())
-
-
-def _questions(file: Path, value: object) -> Iterator[tuple[str, str, object]]:
-    """Yield the place, the context and the record of each question of a SQuAD file."""
-    for i, article in enumerate(_field(value, "data", list, str(file))):
-        place = f"{file}, data[{i}]"
-        for j, paragraph in enumerate(_field(article, "paragraphs", list, place)):
-            where = f"{place}.paragraphs[{j}]"
-            context = _field(paragraph, "context", str, where)
-            for k, question in enumerate(_field(paragraph, "qas", list, where)):
-                yield f"{where}.qas[{k}]", context, question
-
-
-def _field(record: object, key: str, kind: type[_Kind], where: str) -> _Kind:
-    """Return a field of a JSON object that has to be a list or a string with text in it."""
-    value = record.get(key) if isinstance(record, dict) else None
-    if isinstance(value, kind) and (not isinstance(value, str) or value.strip()):
-        return value
-    shown = "missing" if value is None else repr(value)[:80]
-    wanted = "text" if kind is str else "a list"
-    raise InputError(
-        f"{where}: {key!r} is {shown}, wanted {wanted}; use a file in SQuAD's v1.1 layout"
-    )
+    if dataset.layout == "squad":
+        return f"{place} has no questions; use SQuAD's {dataset.files['dev']}"
+    if dataset.layout == "race":
+        return f"{place} has no questions; use RACE's folder {dataset.files['dev']}"
+    if dataset.layout == "order":
+        return f"{place} has no two sentences in a row; use a text with paragraphs of several"
+    header = "a header and " if dataset.layout == "tsv" and not dataset.header else ""
+    return f"{place} has {header}no rows; use a split with at least one row"

@@ -1,14 +1,16 @@
-"""Scores of classifications, in percent."""
+"""Scores of predictions, in percent, by the libraries that the field computes them with."""
 
 from __future__ import annotations
 
+import importlib
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from albert_deploy.runtime.errors import InputError
+from albert_deploy.runtime.errors import InputError, MachineError
 
 
 def accuracy(
@@ -23,6 +25,110 @@ def accuracy(
     Raises:
         InputError: There are no rows, or not one prediction for each label.
     """
+    wanted, got = _pair(labels, predictions)
+    return 100.0 * int(np.count_nonzero(wanted == got)) / len(wanted)
+
+
+def f1(labels: Sequence[int] | npt.NDArray[Any], predictions: Any) -> float:
+    """Return the F1 of class 1, in percent; 0 where neither labels nor predictions have it.
+
+    Args:
+        labels: 0 or 1, [rows].
+        predictions: 0 or 1, [rows].
+
+    Raises:
+        InputError: See ``accuracy``.
+        MachineError: scikit-learn is not installed.
+    """
+    wanted, got = _pair(labels, predictions)
+    sklearn = library("sklearn.metrics")
+    return 100.0 * float(sklearn.f1_score(wanted, got, zero_division=0.0))
+
+
+def matthews(labels: Sequence[int] | npt.NDArray[Any], predictions: Any) -> float:
+    """Return Matthews' correlation x 100; 0 where labels or predictions are all of one class.
+
+    Args:
+        labels: Class ids, [rows].
+        predictions: Class ids, [rows].
+
+    Raises:
+        InputError: See ``accuracy``.
+        MachineError: scikit-learn is not installed.
+    """
+    wanted, got = _pair(labels, predictions)
+    if _constant(wanted) or _constant(got):
+        return 0.0
+    return 100.0 * float(library("sklearn.metrics").matthews_corrcoef(wanted, got))
+
+
+def pearson(labels: Sequence[float] | npt.NDArray[Any], predictions: Any) -> float:
+    """Return Pearson's correlation x 100; 0, and not NaN, where one side is constant.
+
+    Args:
+        labels: Finite numbers, [rows].
+        predictions: Finite numbers, [rows].
+
+    Raises:
+        InputError: See ``accuracy``.
+        MachineError: SciPy is not installed.
+    """
+    return _correlation("pearsonr", labels, predictions)
+
+
+def spearman(labels: Sequence[float] | npt.NDArray[Any], predictions: Any) -> float:
+    """Return Spearman's rank correlation x 100; see ``pearson``."""
+    return _correlation("spearmanr", labels, predictions)
+
+
+def entity_f1(labels: Sequence[Sequence[str]], predictions: Sequence[Sequence[str]]) -> float:
+    """Return the F1 over entities that are right in type and both ends, in percent.
+
+    As CoNLL-2003's script does it: an I- that follows no tag of its type opens an entity.
+
+    Args:
+        labels: Tags of each sentence.
+        predictions: As many tags of each sentence.
+
+    Raises:
+        MachineError: seqeval is not installed.
+    """
+    wanted, got = [list(tags) for tags in labels], [list(tags) for tags in predictions]
+    return 100.0 * float(library("seqeval.metrics").f1_score(wanted, got, zero_division=0))
+
+
+def entity_counts(
+    labels: Sequence[Sequence[str]], predictions: Sequence[Sequence[str]]
+) -> npt.NDArray[np.int64]:
+    """Return entities of each sentence that are right, predicted and there, [sentences, 3].
+
+    Raises:
+        MachineError: seqeval is not installed.
+    """
+    entities = library("seqeval.metrics.sequence_labeling").get_entities
+    counts = np.zeros((len(labels), 3), dtype=np.int64)
+    for row, (wanted, got) in enumerate(zip(labels, predictions, strict=True)):
+        there, found = set(entities(list(wanted))), set(entities(list(got)))
+        counts[row] = len(there & found), len(found), len(there)
+    return counts
+
+
+def library(module: str) -> Any:
+    """Import a module of a metrics library.
+
+    Raises:
+        MachineError: It is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise MachineError(
+            f"this score is computed by {module.partition('.')[0]}, which cannot be imported "
+            f"({error}); run: pip install 'albert-deploy[export]'"
+        ) from error
+
+
+def _pair(labels: Any, predictions: Any) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     wanted, got = np.asarray(labels), np.asarray(predictions)
     if wanted.ndim != 1 or wanted.shape != got.shape:
         raise InputError(
@@ -31,4 +137,20 @@ def accuracy(
         )
     if not len(wanted):
         raise InputError("got no rows to score, wanted at least one; check the data set")
-    return 100.0 * int(np.count_nonzero(wanted == got)) / len(wanted)
+    return wanted, got
+
+
+def _constant(values: npt.NDArray[Any]) -> bool:
+    return bool((values == values[0]).all())
+
+
+def _correlation(function: str, labels: Any, predictions: Any) -> float:
+    wanted, got = (np.asarray(side, dtype=np.float64) for side in _pair(labels, predictions))
+    if _constant(wanted) or _constant(got):
+        return 0.0
+    stats = library("scipy.stats")
+    with warnings.catch_warnings():
+        # Almost constant predictions: the value is inexact, and the report shows it as it is.
+        warnings.simplefilter("ignore", category=stats.NearConstantInputWarning)
+        value = float(getattr(stats, function)(wanted, got).statistic)
+    return 100.0 * value if np.isfinite(value) else 0.0

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from albert_deploy.runtime.errors import InputError
-from albert_deploy.validation.datasets import QuestionRow
+from albert_deploy.validation.examples import QuestionRow
 
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 # ASCII only, as in the official script: a typographic quote or dash stays.
@@ -41,7 +41,7 @@ def f1(prediction: str, answers: Sequence[str]) -> float:
     Raises:
         InputError: There are no answers to compare with.
     """
-    return _closest(_overlap, prediction, answers)
+    return _closest(overlap, prediction, answers)
 
 
 def score(predictions: Mapping[str, str], rows: Iterable[QuestionRow]) -> dict[str, float]:
@@ -81,7 +81,7 @@ def _equal(prediction: str, answer: str) -> float:
     return float(prediction == answer)
 
 
-def _overlap(prediction: str, answer: str) -> float:
+def overlap(prediction: str, answer: str) -> float:
     """Return 2 x shared words / all words: the harmonic mean of precision and recall."""
     mine, theirs = prediction.split(), answer.split()
     shared = (Counter(mine) & Counter(theirs)).total()

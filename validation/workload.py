@@ -123,7 +123,7 @@ def texts(
     task = manifest["task"]
     sample = SAMPLES["sample-squad" if task == "question-answering" else "sample-sst2"]
     name, path = (sample.dataset, sample.data) if dataset is None else dataset
-    if dataset is not None and DATASETS[name].task != task:
+    if dataset is not None and not DATASETS[name].fits(task):
         raise InputError(
             f"{name} is data for {DATASETS[name].task}, the checkpoint is for {task}; give data "
             "of its own task or leave --dataset out"
