@@ -2,187 +2,212 @@
 
 from __future__ import annotations
 
-import math
-import tomllib
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from albert_deploy.runtime.contract import VARIANTS
 from albert_deploy.runtime.errors import (
     AccuracyError,
     AlbertDeployError,
-    InputError,
+    ContractError,
+    MachineError,
     ParityError,
     PerformanceError,
+    UndecidedError,
 )
+from albert_deploy.validation.baseline import Baseline
+from albert_deploy.validation.checks import (
+    FAIL,
+    PASS,
+    UNDECIDED,
+    Check,
+    check_costs,
+    check_margin,
+    check_metamorphic,
+    check_output,
+    check_predictions,
+    check_regression,
+    check_score,
+    margin_points,
+)
+from albert_deploy.validation.limits import DEFAULT_LIMITS, Limits
+from albert_deploy.validation.measured import Measured
+from albert_deploy.validation.paired import Paired, compare_paired, rows_needed
 from albert_deploy.validation.parity import Difference
+from albert_deploy.validation.policy import Rules, read_policy
 
+__all__ = [
+    "DEFAULT_GATE",
+    "KINDS",
+    "Check",
+    "Limits",
+    "Rules",
+    "compare_scores",
+    "judge",
+    "metric_record",
+    "raise_for_verdict",
+    "read_gate",
+    "read_policy",
+    "verdict_of",
+]
 
-@dataclass(frozen=True, kw_only=True)
-class Limits:
-    """Limits of one variant; None does not limit.
+DEFAULT_GATE = DEFAULT_LIMITS
 
-    Args:
-        max_relative_error: Largest difference over the output's largest magnitude, on real
-            rows and on the edge grid.
-        min_sqnr_db: Least signal to noise ratio of an output, on both, in dB.
-        max_changed_predictions: Most rows of the data set whose prediction may change.
-        max_drop: Most points of a score that may be lost, in percent points.
-        min_score_share: Least share of the source's score, 0 to 1.
-    """
-
-    max_relative_error: float | None = None
-    min_sqnr_db: float | None = None
-    max_changed_predictions: int | None = None
-    max_drop: float | None = None
-    min_score_share: float | None = None
-
-
-DEFAULT_GATE: dict[str, Limits] = {
-    "fp32": Limits(max_relative_error=1e-4, max_changed_predictions=0),
-    "fp16": Limits(min_sqnr_db=40.0, max_drop=0.1),
-    "bf16": Limits(min_sqnr_db=25.0, max_drop=0.2),
-    "int8": Limits(min_sqnr_db=10.0, min_score_share=0.99),
-    "int8-qdq": Limits(min_sqnr_db=10.0, min_score_share=0.99),
-    "int8-fp16": Limits(min_sqnr_db=10.0, min_score_share=0.99),
-    "fp8-qdq": Limits(min_sqnr_db=8.0, min_score_share=0.99),
+# Which error a failing check becomes; where several fail, the first of these that is among them.
+_ERRORS: dict[str, type[AlbertDeployError]] = {
+    "contract": ContractError,
+    "parity": ParityError,
+    "metamorphic": ParityError,
+    "accuracy": AccuracyError,
+    "regression": AccuracyError,
+    "performance": PerformanceError,
+    "run": MachineError,
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Breach:
-    """One limit that a variant does not hold; ``kind`` is ``parity`` or ``accuracy``."""
-
-    kind: str
-    message: str
-
-    def to_json(self) -> dict[str, str]:
-        """Return the form that reports hold."""
-        return {"kind": self.kind, "message": self.message}
-
-
-_ERRORS: dict[str, type[AlbertDeployError]] = {"parity": ParityError, "accuracy": AccuracyError}
+KINDS = tuple(_ERRORS)
 
 
 def read_gate(path: Path | None) -> dict[str, Limits]:
-    """Read a gate from TOML: a table per variant with the fields of ``Limits``.
-
-    What the file does not set keeps its default.
+    """Read a policy and return the limits of each variant, without those of single metrics.
 
     Raises:
-        InputError: No such file, not TOML, or an unknown variant or key.
+        InputError: See ``read_policy``.
     """
-    if path is None:
-        return DEFAULT_GATE
-    try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"cannot read the gate {path}: {error}; give a TOML file with a table per variant"
-        ) from error
-    known = {field.name for field in fields(Limits)}
-    gate = dict(DEFAULT_GATE)
-    for variant, limits in tables.items():
-        if variant not in VARIANTS or not isinstance(limits, dict):
-            raise InputError(f"{path}: {variant!r} is no variant; use {', '.join(VARIANTS)}")
-        for key, value in limits.items():
-            if key not in known:
-                raise InputError(f"{path}: unknown key {key!r}; use {', '.join(sorted(known))}")
-            # NaN would compare false with everything, and so limit nothing.
-            number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            if not number or not math.isfinite(value):
-                raise InputError(f"{path}: {variant}.{key} is {value!r}, wanted a number")
-        gate[variant] = replace(gate[variant], **limits)
-    return gate
+    policy = read_policy(path)
+    return {name: Rules(policy=policy, variant=name).limits for name in DEFAULT_LIMITS}
+
+
+def compare_scores(
+    rules: Rules, source: Mapping[str, Measured], variant: Mapping[str, Measured]
+) -> dict[str, Paired]:
+    """Compare each score of a variant with the source's, as confident as the policy asks.
+
+    Raises:
+        InputError: The scores are not of the same rows, or one is not finite.
+    """
+    return {
+        name: compare_paired(measured, variant[name], rules.paired_config(name))
+        for name, measured in source.items()
+    }
 
 
 def judge(
-    limits: Limits,
+    rules: Rules,
     *,
-    differences: dict[str, dict[str, Difference]],
-    metrics: dict[str, dict[str, float]],
-    changed: int | None,
-) -> list[Breach]:
-    """Return every limit that is not held.
+    differences: Mapping[str, Mapping[str, Difference]],
+    changed: int | None = None,
+    rows: int | None = None,
+    scores: Mapping[str, Paired] | None = None,
+    metamorphic: Sequence[Mapping[str, Any]] = (),
+    latency_ms: float | None = None,
+    size_bytes: int | None = None,
+    baseline: Baseline | None = None,
+) -> list[Check]:
+    """Return every check of a variant, those that pass too.
 
     Args:
-        limits: The variant's limits.
+        rules: The policy for the variant.
         differences: Where (``rows``, ``grid``) -> output -> comparison.
-        metrics: Metric -> ``source`` and ``variant`` in percent; empty without labels.
-        changed: Rows whose prediction changed; None without a data set.
+        changed: Rows whose prediction changed; None where predictions are no choices.
+        rows: Rows of the data set, for the agreement.
+        scores: Metric -> comparison with the source; result of ``compare_scores``.
+        metamorphic: As in the report: ``check``, ``output``, ``error``, ``tolerance``, ``verdict``.
+        latency_ms: Median latency; None where it was not measured.
+        size_bytes: Size of the variant's files.
+        baseline: The earlier release.
     """
+    limits = rules.limits
     found = []
     for place, outputs in differences.items():
-        for name, difference in outputs.items():
-            found += _parity(limits, f"{name} on {place}", difference)
-    if changed is not None and _over(changed, limits.max_changed_predictions):
-        found.append(
-            Breach(
-                kind="accuracy",
-                message=f"{changed} predictions changed, the limit is "
-                f"{limits.max_changed_predictions}",
-            )
-        )
-    for name, score in metrics.items():
-        drop = score["source"] - score["variant"]
-        # Scores are ratios of whole rows; a drop equal to the limit must not fail by rounding.
-        if limits.max_drop is not None and drop > limits.max_drop + 1e-9:
-            found.append(
-                Breach(
-                    kind="accuracy",
-                    message=f"{name} dropped {drop:.3f} points from {score['source']:.3f}, "
-                    f"the limit is {limits.max_drop}",
-                )
-            )
-        share = limits.min_score_share
-        if share is not None and score["variant"] < share * score["source"] - 1e-9:
-            found.append(
-                Breach(
-                    kind="accuracy",
-                    message=f"{name} is {score['variant']:.3f}, less than {share:.1%} of the "
-                    f"source's {score['source']:.3f}",
-                )
-            )
-    return found
+        for output, difference in outputs.items():
+            found += check_output(limits, f"{output} on {place}", difference)
+    found += check_predictions(limits, changed, rows)
+    for name, paired in (scores or {}).items():
+        own = rules.metric(name)
+        found += check_score(own, name, paired.source, paired.variant, paired.higher_is_better)
+        found += check_margin(own, paired)
+        if baseline is not None:
+            earlier = baseline.scores.get(rules.variant, {}).get(name)
+            found.append(check_regression(own, paired, earlier))
+    found += [check_metamorphic(entry) for entry in metamorphic]
+    return found + check_costs(limits, latency_ms, size_bytes)
 
 
-def raise_for_verdict(report: dict[str, Any]) -> None:
+def verdict_of(checks: Iterable[Check], *, undecided: str = FAIL) -> str:
+    """Return ``fail`` if a check fails, else ``undecided`` if one is, else ``pass``.
+
+    Args:
+        checks: Of one variant, or of all.
+        undecided: The policy's: ``pass`` counts a check that is undecided as passed.
+    """
+    verdicts = {check.verdict for check in checks}
+    if FAIL in verdicts:
+        return FAIL
+    return UNDECIDED if UNDECIDED in verdicts and undecided != PASS else PASS
+
+
+def metric_record(rules: Rules, paired: Paired) -> dict[str, Any]:
+    """Return what a report says of one metric; intervals are of two sides."""
+    limits = rules.metric(paired.name)
+    margin, judged = margin_points(limits, paired), check_margin(limits, paired)
+    points = check_score(
+        limits, paired.name, paired.source, paired.variant, paired.higher_is_better
+    )
+    wanted = None
+    if margin is not None and verdict_of(judged) == UNDECIDED:
+        wanted = rows_needed(paired, margin)
+    return {
+        "source": paired.source,
+        "variant": paired.variant,
+        "difference": paired.difference,
+        "interval": [paired.low, paired.high],
+        "variant_interval": [paired.variant_low, paired.variant_high],
+        "confidence": paired.confidence,
+        "method": paired.method,
+        "margin": margin,
+        "test": paired.test,
+        "verdict": verdict_of([*judged, *points]),
+        "rows_needed": wanted,
+    }
+
+
+def raise_for_verdict(report: Mapping[str, Any]) -> None:
     """Raise what a report's verdict calls for; a pass returns.
 
+    Where checks of several kinds fail, the error is the first of these.
+
     Raises:
-        ParityError: A variant's outputs are too far from the source's.
-        AccuracyError: A variant lost too much of the score.
+        ContractError: An artifact breaks an invariant.
+        ParityError: A variant's outputs are too far from the source's, or depend on what they
+            must not depend on.
+        AccuracyError: A variant lost too much of the score, or against the baseline.
         PerformanceError: A variant is not as fast or as small as was required.
+        MachineError: A variant gave no answer.
+        UndecidedError: The data cannot tell, and the policy does not let that pass.
+        AlbertDeployError: The verdict is no pass and nothing in the report says why.
     """
-    breaches = [
-        (breach["kind"], f"{name}: {breach['message']}")
-        for name, variant in report["variants"].items()
-        for breach in variant["breaches"]
-    ]
-    for kind, error in _ERRORS.items():
-        if any(k == kind for k, _ in breaches):
-            raise error("; ".join(message for _, message in breaches))
+    found: dict[str, list[str]] = {}
+    for name, variant in report["variants"].items():
+        checks = variant.get("checks")
+        if checks is None:
+            checks = [{"verdict": FAIL} | breach for breach in variant.get("breaches", ())]
+        bad = [check for check in checks if check["verdict"] != PASS]
+        if variant.get("failure") and not any(check["verdict"] == FAIL for check in bad):
+            bad.append({"kind": "run", "verdict": FAIL, "message": variant["failure"]})
+        for check in bad:
+            kind = check["kind"] if check["verdict"] == FAIL else UNDECIDED
+            found.setdefault(kind, []).append(f"{name}: {check['message']}")
     if "performance" in report:
-        raise PerformanceError(report["performance"])
-
-
-def _parity(limits: Limits, where: str, difference: Difference) -> list[Breach]:
-    if not difference.finite:
-        return [Breach(kind="parity", message=f"{where} has NaN or infinite values")]
-    found = []
-    if _over(difference.relative, limits.max_relative_error):
-        found.append(
-            f"{where} differs by {difference.relative:.2e} of its scale, the limit is "
-            f"{limits.max_relative_error:.0e}"
+        found.setdefault("performance", []).append(report["performance"])
+    # Kinds of one error are told together.
+    for error in dict.fromkeys(_ERRORS.values()):
+        messages = [m for kind, e in _ERRORS.items() if e is error for m in found.get(kind, ())]
+        if messages:
+            raise error("; ".join(messages))
+    verdict = report.get("verdict", PASS)
+    if verdict == UNDECIDED:
+        raise UndecidedError("; ".join(found.get(UNDECIDED, ("the data cannot tell",))))
+    if verdict != PASS:
+        raise AlbertDeployError(
+            f"the verdict is {verdict!r} and no check says why; "
+            f"{report.get('reason') or 'validate again'}"
         )
-    if limits.min_sqnr_db is not None and difference.sqnr_db < limits.min_sqnr_db:
-        found.append(
-            f"{where} has an SQNR of {difference.sqnr_db:.1f} dB, the limit is "
-            f"{limits.min_sqnr_db:.1f} dB"
-        )
-    return [Breach(kind="parity", message=message) for message in found]
-
-
-def _over(value: float, limit: float | None) -> bool:
-    return limit is not None and value > limit
