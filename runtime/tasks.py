@@ -18,7 +18,17 @@ from albert_deploy.runtime.answers import Window, best_answer
 from albert_deploy.runtime.contract import INPUT_NAMES
 from albert_deploy.runtime.errors import InputError
 
-__all__ = ["Feeds", "Window", "best_answer", "encode", "load_tokenizer", "stack", "windows"]
+__all__ = [
+    "Feeds",
+    "Window",
+    "best_answer",
+    "encode",
+    "encode_choice",
+    "encode_words",
+    "load_tokenizer",
+    "stack",
+    "windows",
+]
 
 TOKENIZER_NAME = "tokenizer.json"
 
@@ -29,12 +39,16 @@ _FIRST, _SECOND, _SPECIAL = 0, 1, -1
 
 @dataclass(frozen=True, kw_only=True)
 class _Tokens:
-    """A tokenized text or pair before any cut; every array is [sequence], offsets [sequence, 2]."""
+    """A tokenized text or pair before any cut; every array is [sequence], offsets [sequence, 2].
+
+    ``words`` counts the words from 0; -1 for special tokens.
+    """
 
     ids: npt.NDArray[np.int64]
     types: npt.NDArray[np.int64]
     offsets: npt.NDArray[np.int64]
     part: npt.NDArray[np.int64]
+    words: npt.NDArray[np.int64]
 
     def feeds(self, kept: npt.NDArray[np.int64]) -> Feeds:
         """Return the inputs [1, len(kept)] that the positions ``kept`` make."""
@@ -107,6 +121,91 @@ def encode(
     kept_first, kept_second = _longest_first(len(first), len(second), room)
     dropped = np.concatenate([first[kept_first:], second[kept_second:]])
     return tokens.feeds(np.setdiff1d(np.arange(got), dropped))
+
+
+def encode_choice(
+    tokenizer: Tokenizer,
+    context: str,
+    question: str,
+    choice: str,
+    *,
+    max_length: int,
+    max_choice_length: int,
+    row: str = "question",
+) -> Feeds:
+    """Lay one choice of an answer beside its context: [CLS] context [SEP] question choice [SEP].
+
+    As ALBERT's reference does for RACE, question and choice are cut at their beginning, so that
+    the choice stays, and the context is cut at its end to the room that is left.
+
+    Args:
+        tokenizer: What ``load_tokenizer`` returned.
+        context: First segment.
+        question: Beginning of the second segment.
+        choice: End of the second segment.
+        max_length: Most tokens, special ones included, that the model takes.
+        max_choice_length: Most tokens of the second segment.
+        row: How an error names the question.
+
+    Returns:
+        The three inputs, each int64 [1, sequence].
+
+    Raises:
+        InputError: There is no context, question or choice, or no room for one of them.
+    """
+    tokens = _tokenize(tokenizer, context, f"{question} {choice}".strip(), row)
+    first, second = (np.flatnonzero(tokens.part == part) for part in (_FIRST, _SECOND))
+    if not len(first) or not len(second):
+        empty = "context" if len(second) else "question and choice"
+        raise InputError(f"{row} has no {empty}: its text makes no tokens; give one with words")
+    cut = second[: max(len(second) - max_choice_length, 0)]
+    room = max_length - (len(tokens.ids) - len(first) - len(cut))
+    if room < 1:
+        raise InputError(
+            f"{row} leaves no room for its context in {max_length} tokens beside a choice of "
+            f"{len(second) - len(cut)}; lower max_choice_length, now {max_choice_length}"
+        )
+    return tokens.feeds(np.setdiff1d(np.arange(len(tokens.ids)), [*cut, *first[room:]]))
+
+
+def encode_words(
+    tokenizer: Tokenizer,
+    words: Sequence[str],
+    *,
+    max_length: int,
+    truncate: bool = False,
+    row: str = "sentence",
+) -> tuple[Feeds, npt.NDArray[np.int64]]:
+    """Turn a sentence of words into the inputs of one row, and say where each word begins.
+
+    Args:
+        tokenizer: What ``load_tokenizer`` returned.
+        words: The words, each of which becomes one or more tokens.
+        max_length: Most tokens, special ones included, that the model takes.
+        truncate: Cut a longer sentence at its end.
+        row: How an error names the sentence.
+
+    Returns:
+        The three inputs, each int64 [1, sequence], and the position of each word's first token,
+        int64 [words], -1 for a word that was cut off or makes no tokens.
+
+    Raises:
+        InputError: The sentence is too long and may not be cut, or cannot be tokenized.
+    """
+    tokens = _tokenize(tokenizer, list(words), None, row)
+    text = np.flatnonzero(tokens.part == _FIRST)
+    excess = max(len(tokens.ids) - max_length, 0)
+    if excess and (not truncate or excess >= len(text)):
+        raise InputError(
+            f"{row} has {len(tokens.ids)} tokens, the limit is {max_length}; shorten it or pass "
+            "--truncate"
+        )
+    kept = np.setdiff1d(np.arange(len(tokens.ids)), text[len(text) - excess :])
+    owner = tokens.words[kept]
+    found, at = np.unique(owner, return_index=True)
+    first = np.full(len(words), -1, np.int64)
+    first[found[found >= 0]] = at[found >= 0]
+    return tokens.feeds(kept), first
 
 
 def stack(feeds: Sequence[Feeds], pad_id: int) -> Feeds:
@@ -194,9 +293,9 @@ def windows(
     ]
 
 
-def _tokenize(tokenizer: Tokenizer, text: str, pair: str | None, row: str) -> _Tokens:
+def _tokenize(tokenizer: Tokenizer, text: str | list[str], pair: str | None, row: str) -> _Tokens:
     try:
-        encoding = tokenizer.encode(text, pair)
+        encoding = tokenizer.encode(text, pair, is_pretokenized=isinstance(text, list))
     except Exception as error:  # lone surrogates; an unknown piece where <unk> is not set
         raise InputError(f"cannot tokenize {row}: {error}; give valid Unicode text") from error
     parts = [_SPECIAL if part is None else part for part in encoding.sequence_ids]
@@ -210,6 +309,7 @@ def _tokenize(tokenizer: Tokenizer, text: str, pair: str | None, row: str) -> _T
         types=types,
         offsets=np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2),
         part=part,
+        words=np.array([-1 if word is None else word for word in encoding.word_ids], np.int64),
     )
 
 
@@ -228,9 +328,12 @@ def _longest_first(first: int, second: int, room: int) -> tuple[int, int]:
 def _window(tokens: _Tokens, positions: npt.NDArray[np.int64], context: str) -> Window:
     kept = np.sort(positions)
     is_context = tokens.part[kept] == _SECOND
+    first = np.argmax(is_context)
     return Window(
         feeds=tokens.feeds(kept),
         offsets=np.where(is_context[:, np.newaxis], tokens.offsets[kept], 0),
         is_context=is_context,
         context=context,
+        # The context's tokens stand together, with those of the question before them.
+        first=int(kept[first] - np.argmax(tokens.part == _SECOND)),
     )

@@ -1,31 +1,38 @@
-"""Run the source and its variants over the same rows, side by side."""
+"""Run the source and its variants over the same rows, and keep what they answer."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 from tokenizers import Tokenizer
 from tqdm import tqdm
 
-from albert_deploy.runtime.answers import best_answer
-from albert_deploy.runtime.errors import InputError
-from albert_deploy.runtime.session import Feeds, Session
-from albert_deploy.validation import metrics, squad
-from albert_deploy.validation.datasets import (
-    DATASETS,
-    ClassificationRow,
-    QuestionRow,
-    read_dataset,
-)
+from albert_deploy.runtime.errors import AlbertDeployError, ContractError, InputError
+from albert_deploy.runtime.session import Session
+from albert_deploy.validation.batches import BatchConfig, Group, Outputs, groups
+from albert_deploy.validation.datasets import read_data
+from albert_deploy.validation.evidence import Evidence, Kept, keep_predictions
+from albert_deploy.validation.examples import Example
+from albert_deploy.validation.journal import FOLDER, Journal, journal_key
 from albert_deploy.validation.parity import Case, Difference
+from albert_deploy.validation.predictions import Heads, heads, predict, vocabulary_outputs
 from albert_deploy.validation.rows import Row, RowsConfig, prepared, shipped_texts
+from albert_deploy.validation.scores import measure
+from albert_deploy.validation.watch import watch
+from albert_deploy.validation.workers import (
+    SOURCE,
+    Openers,
+    Ran,
+    Running,
+    run_here,
+    run_in_workers,
+)
 
-SOURCE = "source"
+__all__ = ["SOURCE", "EvaluateConfig", "Evidence", "Keep", "decisions", "evaluate", "run_grid"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,43 +41,55 @@ class EvaluateConfig:
 
     Args:
         rows: How texts become feeds.
+        batch: How many rows run at once.
         n_best: Starts and ends considered for an answer.
         max_answer_tokens: Longest answer.
+        max_context: See ``runtime.answers.best_answers``.
+        label_order: Names of the checkpoint's classes, for one whose ``id2label`` has none.
         grid_texts: Rows whose texts the edge grid and the error trace use.
         unlabelled_rows: Real texts that are run where there is no data set.
+        timeout_s: Longest time of one run of an engine; None for no limit.
+        workers: Processes that run rows; 1 runs them in this one.
+
+    Raises:
+        InputError: A value is out of range.
     """
 
     rows: RowsConfig = field(default_factory=RowsConfig)
+    batch: BatchConfig = field(default_factory=BatchConfig)
     n_best: int = 20
     max_answer_tokens: int = 30
+    max_context: bool = False
+    label_order: tuple[str, ...] | None = None
     grid_texts: int = 64
     unlabelled_rows: int = 64
+    timeout_s: float | None = 600.0
+    workers: int = 1
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        least = min(self.n_best, self.max_answer_tokens, self.grid_texts, self.workers)
+        if least < 1 or self.unlabelled_rows < 1:
+            raise InputError(
+                f"n_best is {self.n_best}, max_answer_tokens {self.max_answer_tokens}, grid_texts "
+                f"{self.grid_texts}, unlabelled_rows {self.unlabelled_rows} and workers "
+                f"{self.workers}; use at least 1 of each"
+            )
+        if self.timeout_s is not None and self.timeout_s <= 0:
+            raise InputError(f"the timeout is {self.timeout_s} s; use more than 0, or none")
 
 
-@dataclass(kw_only=True)
-class Evidence:
-    """What was seen of the source and its variants on the same rows.
+@dataclass(frozen=True, kw_only=True)
+class Keep:
+    """Where an evaluation keeps its predictions and its progress.
 
-    Attributes:
-        rows: Number of rows.
-        differences: Variant -> output -> comparison with the source.
-        feeds: Inputs of the first rows, of their first windows where they have several.
-        errors: Variant -> largest absolute difference of each row, [rows].
-        predictions: Source or variant -> row id -> class id or answer; empty without a data set.
-        metrics: Source or variant -> metric -> percent; empty without a data set.
+    Args:
+        reports: Folder of the reports.
+        models: SHA-256 of the file of the source and of each variant.
     """
 
-    rows: int = 0
-    differences: dict[str, dict[str, Difference]] = field(default_factory=dict)
-    feeds: list[Feeds] = field(default_factory=list)
-    errors: dict[str, list[float]] = field(default_factory=dict)
-    predictions: dict[str, dict[str, Any]] = field(default_factory=dict)
-    metrics: dict[str, dict[str, float]] = field(default_factory=dict)
-
-    @property
-    def texts(self) -> list[npt.NDArray[np.int64]]:
-        """Token ids of the first rows, each int64 [tokens]."""
-        return [feeds["input_ids"].reshape(-1) for feeds in self.feeds]
+    reports: Path
+    models: Mapping[str, str]
 
 
 def decisions(contract: dict[str, Any], argmax: Mapping[str, bool]) -> dict[str, str | None]:
@@ -90,10 +109,17 @@ def evaluate(
     task: str,
     tokenizer: Tokenizer,
     decide: Mapping[str, str | None],
-    dataset: tuple[str, Path] | None,
+    dataset: tuple[str, Path | None] | None,
     config: EvaluateConfig,
+    examples: Sequence[Example] | None = None,
+    keep: Keep | None = None,
+    openers: Openers | None = None,
 ) -> Evidence:
-    """Run every session on every row, one row at a time and without padding.
+    """Run every session on every row, without padding.
+
+    A variant that fails, by an error of its engine or by giving no answer in time, is left out
+    from then on and named in ``Evidence.failures``; the others go on. With ``keep``, a run that
+    is killed goes on where it was when it is started again, and ends in the same evidence.
 
     Args:
         sessions: ``source`` and the variants.
@@ -103,125 +129,178 @@ def evaluate(
         decide: Result of ``decisions``.
         dataset: Name and path of labelled data; None runs real texts without labels.
         config: Options.
+        examples: Rows of the data set that were read already; None reads them.
+        keep: Where predictions and progress are kept; None keeps none.
+        openers: What opens each session in a worker process, see ``run_in_workers``; needed for
+            more than one worker.
 
     Raises:
         InputError: The data does not fit the task, or a text is too long.
+        AlbertDeployError: The source fails.
     """
-    labelled: list[ClassificationRow] | list[QuestionRow] = []
+    if config.workers > 1 and openers is None:
+        raise InputError(f"{config.workers} workers need what opens the models; use 1 worker")
+    how, rows_config = None, config.rows
     if dataset is not None:
-        name, path = dataset
-        if DATASETS[name].task != task:
-            raise InputError(
-                f"{name} is data for {DATASETS[name].task}, the checkpoint is for {task}; "
-                "give data of its own task or leave --dataset out"
-            )
-        _check_labels(name, contract)
-        labelled = read_dataset(name, path)
-        rows = prepared(labelled, contract, tokenizer, config.rows)
-        total = len(labelled)
+        how = heads(
+            dataset[0],
+            task,
+            contract,
+            max_answer_tokens=config.max_answer_tokens,
+            n_best=config.n_best,
+            max_context=config.max_context,
+            label_order=config.label_order,
+        )
+        rows = list(examples) if examples is not None else read_data(*dataset).rows
     else:
-        unlabelled = shipped_texts(task, config.unlabelled_rows)
-        rows = prepared(unlabelled, contract, tokenizer, replace(config.rows, truncate=True))
-        total = len(unlabelled)
-    variants = [v for v in sessions if v != SOURCE]
-    evidence = Evidence(
-        rows=total,
-        differences={v: {o: Difference(d) for o, d in decide.items()} for v in variants},
-        errors={v: [] for v in variants},
-        predictions={v: {} for v in sessions} if dataset else {},
+        rows = shipped_texts(task, config.unlabelled_rows)
+        rows_config = replace(config.rows, truncate=True)
+    evidence = Evidence(rows=len(rows), examples=rows)
+    kept = Kept(sessions, {v: _differences(decide) for v in sessions if v != SOURCE}, len(rows))
+    running = Running(
+        batch=config.batch,
+        timeout_s=config.timeout_s,
+        vocabulary=vocabulary_outputs(task, contract),
+        labelled=how is not None,
     )
-    for row in tqdm(rows, total=total, desc="rows", unit="row", disable=None, leave=False):
-        outputs = {
-            name: [session.run(feeds) for feeds in row.feeds] for name, session in sessions.items()
-        }
-        if len(evidence.feeds) < config.grid_texts:
-            evidence.feeds.append(row.feeds[0])
-        for variant in variants:
-            evidence.errors[variant].append(
-                _compare(evidence.differences[variant], outputs[SOURCE], outputs[variant])
-            )
-        for name in evidence.predictions:
-            evidence.predictions[name][row.id] = _predict(row, outputs[name], config)
+    texts = _noted(prepared(rows, contract, tokenizer, rows_config), evidence, config.grid_texts)
+    todo = groups(texts, config.batch)
+    if keep is not None:
+        engines = {name: getattr(session, "engine", None) for name, session in sessions.items()}
+        settings = asdict(replace(config, timeout_s=None, workers=1))
+        facts = {"engines": engines, "dataset": dataset and dataset[0], "decide": dict(decide)}
+        key = journal_key(keep.models, rows, facts | {"contract": contract, "config": settings})
+        evidence.journal = keep.reports / FOLDER / f"{key}.jsonl"
+    with Journal(evidence.journal) as journal:
+        for entry, _ in zip(journal.done, todo, strict=False):
+            kept.enter(entry)
+        if journal.done:
+            kept.restore(journal.done[-1])
+        if config.workers > 1 and openers is not None:
+            alive = {name: opener for name, opener in openers.items() if name in sessions}
+            results = run_in_workers(alive, todo, running, workers=config.workers)
+        else:
+            results = run_here(sessions, todo, running)
+        start, before = time.perf_counter(), kept.total_seconds
+        done = sum(len(entry["numbers"]) for entry in journal.done)
+        with tqdm(
+            total=len(rows), initial=done, desc="rows", unit="row", disable=None, leave=False
+        ) as bar:
+            for number, (group, ran) in enumerate(results, start=len(journal.done)):
+                entry = _recorded(group, ran, rows, how, kept)
+                kept.enter(entry)
+                kept.total_seconds = before + time.perf_counter() - start
+                journal.add({"group": number} | entry | kept.state())
+                bar.update(len(group))
+    kept.fill(evidence, labelled=how is not None)
     if dataset is not None:
-        evidence.metrics = {
-            name: _score(labelled, predicted) for name, predicted in evidence.predictions.items()
+        evidence.measured = {
+            name: measure(dataset[0], rows, predicted)
+            for name, predicted in evidence.predictions.items()
         }
+    if keep is not None:
+        lines = {name: kept.lines[name] for name in evidence.predictions}
+        evidence.files = keep_predictions(keep.reports, lines)
     return evidence
 
 
-def _check_labels(name: str, contract: dict[str, Any]) -> None:
-    """Fail where the head's classes cannot be those of the data.
+def run_grid(
+    sessions: Mapping[str, Session],
+    cases: list[Case],
+    decide: Mapping[str, str | None],
+    *,
+    failures: dict[str, str] | None = None,
+    timeout_s: float | None = None,
+) -> dict[str, dict[str, Difference]]:
+    """Run every session on every case of the edge grid; return variant -> output -> comparison.
+
+    Args:
+        sessions: ``source`` and the variants.
+        cases: Result of ``parity.edge_grid``.
+        decide: Result of ``decisions``.
+        failures: Why variants cannot be run: those are left out, and those that fail here are
+            entered and left out too. With None a failure is an error.
+        timeout_s: Longest time of one run; None for no limit.
 
     Raises:
-        InputError: Another number of classes, the same classes in another order, or a head
-            that does not choose one of them.
+        AlbertDeployError: The source fails, or a variant does and ``failures`` is None.
     """
-    classes, labels = DATASETS[name].labels, contract["labels"]
-    chooses = contract["problem_type"] in (None, "single_label_classification")
-    if classes and (len(labels) != len(classes) or not chooses):
-        raise InputError(
-            f"{name} has {len(classes)} classes to choose from, the checkpoint has {len(labels)} "
-            f"labels ({contract['problem_type']}); give data that it was trained for"
-        )
-    names = [label.lower() for label in labels]
-    if set(names) == set(DATASETS[name].names) and tuple(names) != DATASETS[name].names:
-        raise InputError(
-            f"the checkpoint's classes are {', '.join(labels)}, those of {name} are "
-            f"{', '.join(DATASETS[name].names)} in this order; number the data's labels alike"
-        )
-
-
-def run_grid(
-    sessions: Mapping[str, Session], cases: list[Case], decide: Mapping[str, str | None]
-) -> dict[str, dict[str, Difference]]:
-    """Run every session on every case of the edge grid; return variant -> output -> comparison."""
-    variants = [v for v in sessions if v != SOURCE]
-    found = {v: {o: Difference(d) for o, d in decide.items()} for v in variants}
+    told = {} if failures is None else failures
+    watched = {n: watch(s, n, timeout_s) for n, s in sessions.items() if n not in told}
+    found = {v: _differences(decide) for v in watched if v != SOURCE}
     for case in tqdm(cases, desc="edge grid", unit="case", disable=None, leave=False):
-        source = [sessions[SOURCE].run(case.feeds)]
-        for variant in variants:
-            _compare(found[variant], source, [sessions[variant].run(case.feeds)])
+        source = [watched[SOURCE].run(case.feeds, case.name)]
+        for variant in list(found):
+            try:
+                outputs = [watched[variant].run(case.feeds, case.name)]
+                _compare(found[variant], source, outputs, f"{variant} on {case.name}")
+            except AlbertDeployError as error:
+                if failures is None:
+                    raise
+                failures[variant] = str(error)
+                del found[variant]
     return found
+
+
+def _differences(decide: Mapping[str, str | None]) -> dict[str, Difference]:
+    return {output: Difference(decision) for output, decision in decide.items()}
+
+
+def _noted(rows: Iterable[Row], evidence: Evidence, count: int) -> Iterator[Row]:
+    """Pass rows on, and note the inputs of the first ones."""
+    for row in rows:
+        if len(evidence.feeds) < count:
+            evidence.feeds.append(row.feeds[0])
+        yield row
+
+
+def _recorded(
+    group: Group, ran: Ran, rows: Sequence[Example], how: Heads | None, kept: Kept
+) -> dict[str, Any]:
+    """Compare and predict what a group gave; return its entry, see ``Kept.enter``."""
+    for name, seconds in ran.seconds.items():
+        kept.engine_seconds[name] += seconds
+    for name, reason in ran.failures.items():
+        kept.failures.setdefault(name, reason)
+    alive = [name for name in ran.outputs if name not in kept.failures]
+    entry: dict[str, Any] = {"numbers": [number for number, _ in group], "errors": {}, "lines": {}}
+    for name in alive:
+        if name == SOURCE:
+            continue
+        pairs = zip(group, ran.outputs[SOURCE], ran.outputs[name], strict=True)
+        try:
+            entry["errors"][name] = [
+                _compare(kept.differences[name], ours, theirs, f"{name} on row {row.id}")
+                for (_, row), ours, theirs in pairs
+            ]
+        except ContractError as error:
+            kept.failures[name] = str(error)
+    if how is not None:
+        entry["lines"] = {
+            name: [
+                predict(rows[number], row, outputs, how)
+                for (number, row), outputs in zip(group, ran.outputs[name], strict=True)
+            ]
+            for name in alive
+            if name not in kept.failures
+        }
+    return entry
 
 
 def _compare(
     differences: dict[str, Difference],
-    source: list[dict[str, npt.NDArray[np.float32]]],
-    variant: list[dict[str, npt.NDArray[np.float32]]],
+    source: Sequence[Outputs],
+    variant: Sequence[Outputs],
+    where: str,
 ) -> float:
-    return max(
-        differences[name].add(ours[name], theirs[name])
-        for ours, theirs in zip(source, variant, strict=True)
-        for name in differences
-    )
-
-
-def _predict(
-    row: Row, outputs: list[dict[str, npt.NDArray[np.float32]]], config: EvaluateConfig
-) -> Any:
-    if row.windows is None:
-        return int(next(iter(outputs[0].values()))[0].argmax())
-    starts = [o["start_logits"][0] for o in outputs]
-    ends = [o["end_logits"][0] for o in outputs]
-    if not all(np.isfinite(x).all() for x in (*starts, *ends)):
-        return ""
-    answer = best_answer(
-        row.windows,
-        starts,
-        ends,
-        max_answer_tokens=config.max_answer_tokens,
-        n_best=config.n_best,
-    )
-    return answer[0]
-
-
-def _score(
-    rows: list[ClassificationRow] | list[QuestionRow], predicted: Mapping[str, Any]
-) -> dict[str, float]:
-    questions = [row for row in rows if isinstance(row, QuestionRow)]
-    if questions:
-        return squad.score(predicted, questions)
-    texts = [row for row in rows if isinstance(row, ClassificationRow)]
-    return {
-        "accuracy": metrics.accuracy([r.label for r in texts], [predicted[r.id] for r in texts])
-    }
+    """Add the outputs of a row, or of a case; return their largest difference."""
+    largest = 0.0
+    for ours, theirs in zip(source, variant, strict=True):
+        for name, difference in differences.items():
+            if ours[name].shape != theirs[name].shape:
+                raise ContractError(
+                    f"{where}: {name} has the shape {theirs[name].shape}, that of the source "
+                    f"{ours[name].shape}; make the variant again"
+                )
+            largest = max(largest, difference.add(ours[name], theirs[name]))
+    return largest

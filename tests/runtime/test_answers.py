@@ -7,7 +7,13 @@ import numpy.typing as npt
 import pytest
 from tokenizers import Tokenizer
 
-from albert_deploy.runtime.answers import Window, best_answer
+from albert_deploy.runtime.answers import (
+    Window,
+    best_answer,
+    best_answers,
+    max_context_tokens,
+    null_score,
+)
 from albert_deploy.runtime.errors import InputError
 from albert_deploy.runtime.tasks import load_tokenizer, windows
 
@@ -141,3 +147,66 @@ def test_best_answer_skips_tokens_that_cover_nothing() -> None:
     assert best_answer([by_hand((0, 0), (2, 5))], logits, logits, **limits)[0] == "cup"
     with pytest.raises(InputError, match="no token"):
         best_answer([by_hand((0, 0), (2, 2))], logits, logits, **limits)
+
+
+def test_best_answers_are_ranked_over_all_windows(tiny_tokenizer: Tokenizer) -> None:
+    found, starts, ends = two_windows(tiny_tokenizer)
+    starts[0, at(found, 0, 0)], ends[0, at(found, 0, CONTEXT.index("long"))] = 2, 2
+    film = at(found, 1, CONTEXT.index("film"))
+    starts[1, film], ends[1, film] = 3, 4
+    answers = best_answers(found, starts, ends, max_answer_tokens=5, n_best=6)
+    assert len(answers) == 6
+    assert (answers[0].text, answers[0].start_logit, answers[0].end_logit) == ("film", 3, 4)
+    assert answers[0].score == 7
+    scores = [answer.score for answer in answers]
+    assert scores == sorted(scores, reverse=True)
+    assert all(answer.text == CONTEXT[answer.start : answer.end] for answer in answers)
+    first = best_answer(found, starts, ends, max_answer_tokens=5, n_best=6)
+    assert first == ("film", answers[0].start, answers[0].end, 7.0)
+
+
+def test_max_context_is_that_of_berts_script(tiny_tokenizer: Tokenizer) -> None:
+    found = windows(tiny_tokenizer, "who", CONTEXT, max_length=12, stride=4, max_query_length=9)
+    owners = max_context_tokens(found)
+    spans = [(w.first, int(w.is_context.sum())) for w in found]
+    total = spans[-1][0] + spans[-1][1]
+    for token in range(total):
+        # min(left context, right context) + 0.01 * length, the first of equal ones.
+        scores = [
+            min(token - first, first + count - 1 - token) + 0.01 * count
+            if first <= token < first + count
+            else -1.0
+            for first, count in spans
+        ]
+        best = scores.index(max(scores))
+        here = [
+            index
+            for index, (first, count) in enumerate(spans)
+            if first <= token < first + count and owners[index][token - first]
+        ]
+        assert here == [best]
+
+
+def test_max_context_changes_the_answer_where_windows_overlap(tiny_tokenizer: Tokenizer) -> None:
+    found, starts, ends = two_windows(tiny_tokenizer)
+    last = int(np.flatnonzero(found[0].is_context)[-1])  # The second window shows what follows.
+    middle = int(np.flatnonzero(max_context_tokens(found)[1])[0])
+    other = int(np.flatnonzero(found[1].is_context)[middle])
+    starts[0, last] = ends[0, last] = 5
+    starts[1, other] = ends[1, other] = 4
+    limits = {"max_answer_tokens": 3, "n_best": 20}
+    assert best_answers(found, starts, ends, **limits)[0].score == 10
+    strict = best_answers(found, starts, ends, max_context=True, **limits)[0]
+    begin, end = found[1].offsets[other].tolist()
+    assert (strict.text, strict.score) == (CONTEXT[begin:end], 8)
+
+
+def test_the_null_score_is_the_least_over_the_windows(tiny_tokenizer: Tokenizer) -> None:
+    found, starts, ends = two_windows(tiny_tokenizer)
+    starts[:, 0], ends[:, 0] = (3, 1, 5, 4), (1, 2, 0, 0)
+    assert null_score(found, starts, ends) == 3.0
+    ends[1, 0] = np.nan
+    with pytest.raises(InputError, match="CLS"):
+        null_score(found, starts, ends)
+    with pytest.raises(InputError, match="windows"):
+        null_score(found, starts[:1], ends)

@@ -1,0 +1,190 @@
+"""Sessions under watch: a limit for each run, the time inside the engine, and failures by name."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from albert_deploy.runtime.errors import AlbertDeployError, ContractError, InputError, MachineError
+from albert_deploy.runtime.session import Feeds, Session
+
+_hung: list[Session] = []
+
+
+def hung() -> bool:
+    """Tell whether an engine of this process did not come back from a run.
+
+    Its thread is a daemon, and its session is never freed. Where that engine's library waits for
+    its own threads at the end of a process, ``os._exit`` is the way out, once all is written.
+    """
+    return bool(_hung)
+
+
+class Watched:
+    """A session whose runs end: in an answer, in an error that names the model, or in time.
+
+    With a limit, runs happen on one thread of their own. An engine lets other threads go on
+    while it computes; one that did not could be ended by no thread, only from outside.
+
+    Attributes:
+        engine: See ``Session``.
+        outputs: See ``Session``.
+        seconds: Time inside the session's runs so far.
+        failure: Why it cannot run any more; None while it can.
+    """
+
+    def __init__(self, session: Session, name: str, timeout_s: float | None = None) -> None:
+        if timeout_s is not None and timeout_s <= 0:
+            raise InputError(f"the timeout is {timeout_s} s; use more than 0, or none")
+        self.engine = str(getattr(session, "engine", "engine"))
+        self.outputs = tuple(session.outputs)
+        self.seconds = 0.0
+        self.failure: str | None = None
+        self._session, self._name, self._timeout_s = session, name, timeout_s
+        self._asked: queue.SimpleQueue[Feeds | None] = queue.SimpleQueue()
+        self._told: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    def run(self, feeds: Feeds, where: str = "") -> dict[str, npt.NDArray[np.float32]]:
+        """See ``Session.run``.
+
+        Args:
+            feeds: See ``Session.run``.
+            where: Which row this is, for errors.
+
+        Raises:
+            MachineError: It did not answer in time, now or earlier.
+            ContractError: The engine failed, or its outputs are not those it promised.
+            InputError: See ``Session.run``.
+        """
+        place = f" on {where}" if where else ""
+        if self.failure is not None:
+            raise MachineError(self.failure)
+        outputs = self._answer(feeds)
+        if outputs is None:
+            self.failure = (
+                f"{self._name} ({self.engine}) gave no answer within {self._timeout_s:g} s{place}; "
+                "use another engine, or raise --timeout if it is only slow"
+            )
+            _hung.append(self._session)
+            raise MachineError(self.failure)
+        if isinstance(outputs, AlbertDeployError):
+            raise outputs
+        if isinstance(outputs, Exception):
+            told = next(iter(str(outputs).splitlines()), "") or type(outputs).__name__
+            raise ContractError(
+                f"{self._name} ({self.engine}) failed{place}: {told[:300]}; make it again"
+            ) from outputs
+        return self._checked(outputs, len(feeds["input_ids"]), place)
+
+    def close(self) -> None:
+        """Free the model, unless a run is still inside of it."""
+        if self._thread is not None:
+            self._asked.put(None)
+        if not any(one is self._session for one in _hung):
+            self._session.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _answer(self, feeds: Feeds) -> Any:
+        if self._timeout_s is None:
+            seconds, outputs = _timed(self._session, feeds)
+        else:
+            if self._thread is None:
+                # A daemon: a run that never ends must not keep the process.
+                self._thread = threading.Thread(
+                    target=_serve, args=(self._session, self._asked, self._told), daemon=True
+                )
+                self._thread.start()
+            self._asked.put(feeds)
+            try:
+                seconds, outputs = self._told.get(timeout=self._timeout_s)
+            except queue.Empty:
+                self.seconds += self._timeout_s
+                return None
+        self.seconds += seconds
+        return outputs
+
+    def _checked(self, outputs: Any, rows: int, place: str) -> dict[str, npt.NDArray[np.float32]]:
+        wrong = [n for n in self.outputs if n not in outputs or len(outputs[n]) != rows]
+        if wrong:
+            raise ContractError(
+                f"{self._name} ({self.engine}) gave no {' and '.join(wrong)} of {rows} rows{place};"
+                " make it again"
+            )
+        found: dict[str, npt.NDArray[np.float32]] = outputs
+        return found
+
+
+def watch(session: Session, name: str, timeout_s: float | None = None) -> Watched:
+    """Return the session under watch; one that already is stays as it is.
+
+    Args:
+        session: Any session.
+        name: How errors name it, such as its variant.
+        timeout_s: Longest time of one run, in seconds; None for no limit.
+
+    Raises:
+        InputError: The limit is not above 0.
+    """
+    return session if isinstance(session, Watched) else Watched(session, name, timeout_s)
+
+
+def open_watched(
+    openers: Mapping[str, Callable[[], Session]],
+    stack: contextlib.ExitStack,
+    *,
+    required: str,
+    timeout_s: float | None = None,
+) -> tuple[dict[str, Session], dict[str, str]]:
+    """Open models under watch; a variant that cannot be opened is a failure and stops no other.
+
+    Args:
+        openers: What opens each model.
+        stack: Closes them.
+        required: The one without which nothing can be done, such as the source.
+        timeout_s: See ``watch``.
+
+    Returns:
+        The sessions, and by name why the others could not be opened.
+
+    Raises:
+        AlbertDeployError: The required one cannot be opened.
+    """
+    sessions: dict[str, Session] = {}
+    failures: dict[str, str] = {}
+    for name, opener in openers.items():
+        try:
+            sessions[name] = stack.enter_context(watch(opener(), name, timeout_s))
+        except AlbertDeployError as error:
+            if name == required:
+                raise
+            failures[name] = str(error)
+    return sessions, failures
+
+
+def _serve(
+    session: Session, asked: queue.SimpleQueue[Feeds | None], told: queue.SimpleQueue[Any]
+) -> None:
+    while (feeds := asked.get()) is not None:
+        told.put(_timed(session, feeds))
+
+
+def _timed(session: Session, feeds: Feeds) -> tuple[float, Any]:
+    start = time.perf_counter()
+    try:
+        outputs: Any = session.run(feeds)
+    except Exception as error:  # every engine has its own kinds, and none may stop the others
+        outputs = error
+    return time.perf_counter() - start, outputs
