@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from albert_deploy.runtime.manifest import writing
+from albert_deploy.validation.wording import scores
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -48,13 +49,16 @@ def write_pictures(folder: Path, report: Mapping[str, Any], errors: Errors) -> l
     return paths
 
 
-def draw_errors(report: Mapping[str, Any], errors: Errors) -> Figure:
+def draw_errors(report: Mapping[str, Any], errors: Errors) -> Figure | None:
     """Draw how many rows of each variant stay below an error, and the sizes."""
     from matplotlib.figure import Figure
 
+    if not any(errors.values()):
+        return None
     figure = Figure(figsize=(10, 4), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=[2, 1])
     for name, values in errors.items():
+        # A variant that gave no answer has none to draw.
         known = sorted(e for e in values if math.isfinite(e))
         share = [(i + 1) / len(values) for i in range(len(known))]
         left.step([max(e, 1e-9) for e in known], share, where="post", label=name)
@@ -68,7 +72,7 @@ def draw_errors(report: Mapping[str, Any], errors: Errors) -> Figure:
     left.grid(visible=True, alpha=0.3)
     left.legend()
     variants = report["variants"]
-    bars = right.bar(list(variants), [v["bytes"] / 1e6 for v in variants.values()])
+    bars = right.bar(list(variants), [(v["bytes"] or 0) / 1e6 for v in variants.values()])
     labels = [scores(v["metrics"], "variant").replace(", ", "\n") for v in variants.values()]
     right.bar_label(bars, labels=labels, fontsize=8)
     right.margins(y=0.25)
@@ -156,12 +160,6 @@ def draw_ranges(report: Mapping[str, Any], errors: Errors) -> Figure | None:
 def _drawn(ratio: float | None) -> float:
     """Leave out what is equal or not finite; the table says which."""
     return math.nan if ratio is None else ratio
-
-
-def scores(metrics: Mapping[str, Mapping[str, float]], which: str) -> str:
-    """Return the scores of the ``source`` or the ``variant`` in a few characters."""
-    names = {"accuracy": "acc", "exact_match": "EM", "f1": "F1"}
-    return ", ".join(f"{names.get(k, k)} {v[which]:.2f}" for k, v in metrics.items())
 
 
 _Points = list[tuple[int | None, float, float]]

@@ -1,225 +1,129 @@
-"""The reports of a validation: JSON for machines, tables and pictures for people."""
+"""The reports of a validation: JSON and JUnit for machines, Markdown, HTML, pictures for people."""
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tabulate import tabulate
-
+from albert_deploy.runtime.errors import InputError
 from albert_deploy.runtime.manifest import write_json, write_text
-from albert_deploy.validation.evaluate import Evidence
-from albert_deploy.validation.pictures import PICTURES, scores, write_pictures
+from albert_deploy.validation.html_report import render_html
+from albert_deploy.validation.junit import junit
+from albert_deploy.validation.pictures import PICTURES, write_pictures
+from albert_deploy.validation.summary import summary, table, trace_table
+
+if TYPE_CHECKING:
+    from albert_deploy.validation.evaluate import Evidence
+
+__all__ = [
+    "FILES",
+    "REPORTS",
+    "SCHEMA",
+    "summary",
+    "table",
+    "trace_table",
+    "write_reports",
+    "write_texts",
+]
 
 REPORTS = "reports"
-_JSON, _SUMMARY = "validation.json", "summary.md"
+SCHEMA = "albert-deploy/validation/2"
+_JSON, _SUMMARY, _HTML, _JUNIT = "validation.json", "summary.md", "report.html", "junit.xml"
 # What a validation may write, as paths in the deployment directory.
-FILES = tuple(f"{REPORTS}/{name}" for name in (_JSON, _SUMMARY, *PICTURES))
-_COLUMNS = (
-    "variant",
-    "engine",
-    "MB",
-    "score",
-    "agreement",
-    "changed",
-    "SQNR dB",
-    "max error",
-    "verdict",
-)
-# Key of a coverage row -> its column; of the second group only those that some row fills.
-_WEIGHTS = {"weight": "weight", "uses": "uses", "converted": "converted", "dtype": "data type"}
-_DETAILS = {
-    "granularity": "granularity",
-    "scales": "scales",
-    "integer_inputs": "rounded activations",
-    "real_inputs": "activations left real",
-    "reason": "reason",
-}
-_RANGES = {"label": "activation", "peak": "peak", "range": "range", "clipped": "clipped"}
+FILES = tuple(f"{REPORTS}/{name}" for name in (_JSON, _SUMMARY, _HTML, _JUNIT, *PICTURES))
+# Where GitHub wants the summary of a job's step, and the most it takes of one step.
+_STEP_SUMMARY = "GITHUB_STEP_SUMMARY"
+_STEP_BYTES = 1024 * 1024
 
 
-def write_reports(directory: Path, report: dict[str, Any], evidence: Evidence) -> list[Path]:
-    """Write ``validation.json``, ``summary.md`` and the pictures; return the paths written."""
+def write_reports(
+    directory: Path, report: Mapping[str, Any], evidence: Evidence | None
+) -> list[Path]:
+    """Write every report of a validation, and a CI job's summary where there is one.
+
+    The job's summary is the file that ``GITHUB_STEP_SUMMARY`` names; it is appended to, and is
+    none of the deployment directory's files.
+
+    Args:
+        directory: Deployment directory.
+        report: What was found; what JSON cannot hold, such as NaN, is written as null.
+        evidence: What was seen; None where nothing could be run.
+
+    Returns:
+        The paths written, all below ``directory``.
+
+    Raises:
+        InputError: A file cannot be written.
+        MachineError: The disk is full.
+    """
+    plain: dict[str, Any] = as_json(report)
+    written = write_texts(directory, plain)
+    append_step_summary(plain)
+    errors = evidence.errors if evidence is not None else {}
+    return [*written, *write_pictures(directory / REPORTS, plain, errors)]
+
+
+def write_texts(directory: Path, report: Mapping[str, Any]) -> list[Path]:
+    """Write the reports less the pictures, which stay as they are; return the paths written.
+
+    For a report that another step adds to, such as a check of speed.
+
+    Raises:
+        InputError: A file cannot be written.
+        MachineError: The disk is full.
+    """
     folder = directory / REPORTS
-    write_json(folder / _JSON, report)
+    plain: dict[str, Any] = as_json(report)
+    write_json(folder / _JSON, plain)
     # What the search for products to keep real has left, its table and picture.
     searches = [path.read_text(encoding="utf-8") for path in sorted(folder.glob("search*.md"))]
-    write_text(folder / _SUMMARY, "\n\n".join([summary(report), *searches]))
-    pictures = write_pictures(folder, report, evidence.errors)
-    return [folder / _JSON, folder / _SUMMARY, *pictures]
+    write_text(folder / _SUMMARY, summary(plain, more=searches))
+    write_text(folder / _HTML, render_html(plain))
+    write_text(folder / _JUNIT, junit(plain))
+    return [folder / name for name in (_JSON, _SUMMARY, _HTML, _JUNIT)]
 
 
-def summary(report: dict[str, Any]) -> str:
-    """Return the verdict as Markdown that also reads well in a terminal."""
-    data = report["dataset"]
-    if data["labelled"]:
-        on = f"{data['name']}, {data['rows']} rows"
-    else:
-        on = f"{data['rows']} texts without labels (no --dataset: no score was measured)"
-    source = report["source"]
-    lines = [
-        f"# {report['task']}: {report['verdict']}",
-        "",
-        f"Source: `{source['path']}`, weights `{source['sha256'][:12]}`. Data: {on}; "
-        f"edge grid of {report['grid_cases']} cases.",
-        "",
-        table(report),
-        "",
-    ]
-    for name, variant in report["variants"].items():
-        lines += [f"- {name}: {breach['message']}" for breach in variant["breaches"]]
-    lines += [
-        "",
-        "Score: of the data set, for the source and each variant. Agreement: share of rows with",
-        "the source's prediction. SQNR and max error (relative to the output's scale): the worst",
-        "output, on rows and grid together. Engine: what ran the file here.",
-        "",
-        *_trace(report),
-        *_coverage(report),
-        *_calibration(report),
-    ]
-    return "\n".join(lines)
+def append_step_summary(report: Mapping[str, Any]) -> Path | None:
+    """Append the summary to the file that ``GITHUB_STEP_SUMMARY`` names; return it, if any.
+
+    Raises:
+        InputError: The file cannot be written.
+    """
+    name = os.environ.get(_STEP_SUMMARY)
+    if not name:
+        return None
+    path = Path(name)
+    try:
+        used = path.stat().st_size if path.exists() else 0
+        # GitHub drops the whole summary of a step when it is over the limit.
+        text = summary(report, pictures=False, limit=min(_STEP_BYTES - used - 2, _STEP_BYTES))
+        with path.open("a", encoding="utf-8") as file:
+            file.write(f"{text}\n" if text else "")
+    except OSError as error:
+        raise InputError(
+            f"cannot write {path}, which {_STEP_SUMMARY} names: {error.strerror or error}; "
+            "unset the variable or name a file that can be written"
+        ) from error
+    return path
 
 
-def table(report: dict[str, Any]) -> str:
-    """Return the variants as a table in GitHub's Markdown."""
-    variants = report["variants"]
-    first = next(iter(variants.values()))
-    rows = [["source", "torch", "", scores(first["metrics"], "source"), "", "", "", "", ""]]
-    for name, variant in variants.items():
-        outputs = [*variant["parity"].values(), *variant["grid"].values()]
-        rows.append(
-            [
-                name,
-                variant["engine"],
-                f"{variant['bytes'] / 1e6:.2f}",
-                scores(variant["metrics"], "variant"),
-                "" if variant["agreement"] is None else f"{variant['agreement']:.2%}",
-                "" if variant["changed_predictions"] is None else variant["changed_predictions"],
-                _worst_sqnr(outputs),
-                _worst_error(outputs),
-                variant["verdict"],
-            ]
-        )
-    return _markdown(rows, _COLUMNS)
+def as_json(value: Any) -> Any:
+    """Return a report of plain JSON values.
 
-
-def trace_table(report: dict[str, Any]) -> str:
-    """Return the error trace in GitHub's Markdown: SQNR in dB, a column for each variant."""
-    traces = {name: v["trace"] for name, v in report["variants"].items() if v.get("trace")}
-    rows = [
-        [_after(same[0]), *(_ratio(entry) for entry in same)]
-        for same in zip(*traces.values(), strict=True)
-    ]
-    return _markdown(rows, ("SQNR in dB after", *traces))
-
-
-def _trace(report: dict[str, Any]) -> list[str]:
-    if not any(variant.get("trace") for variant in report["variants"].values()):
-        return []
-    return [
-        "## Error trace",
-        "",
-        f"The hidden state against that of the fp32 file, on the first {report['trace_rows']} rows "
-        "(not padded).",
-        "",
-        trace_table(report),
-        "",
-        "![error trace](trace.svg)",
-        "",
-    ]
-
-
-def _coverage(report: dict[str, Any]) -> list[str]:
-    lines = []
-    for name, variant in report["variants"].items():
-        rows = variant.get("weights")
-        if rows:
-            uses, converted = (sum(row[key] for row in rows) for key in ("uses", "converted"))
-            title = f"{name}: {len(rows)} weights, {converted} of {uses} uses converted"
-            details = {k: v for k, v in _DETAILS.items() if any(row.get(k) for row in rows)}
-            lines += _folded(title, _columns(rows, _WEIGHTS | details))
-    return ["## Coverage", "", *lines] if lines else []
-
-
-def _calibration(report: dict[str, Any]) -> list[str]:
-    lines, ranged = [], False
-    for name, variant in report["variants"].items():
-        record = variant.get("calibration")
-        if not record:
-            continue
-        rule = f", ranges by {record['rule']}" if record.get("rule") else ""
-        kept = f", statistics in `{record['file']}`" if record.get("file") else ""
-        lines += [f"{name}: {record['rows']} rows of {_origin(record['dataset'])}{rule}{kept}.", ""]
-        ranges = [
-            row
-            | {key: f"{row[key]:.4g}" for key in ("peak", "range")}
-            | {"clipped": f"{row['clipped']:.3%}"}
-            for row in record.get("ranges") or ()
-        ]
-        if ranges:
-            ranged = True
-            lines += _folded(f"{name}: {len(ranges)} ranges", _columns(ranges, _RANGES))
-    if ranged:
-        lines += [
-            "Peak: largest magnitude seen. Range: largest that is not clipped. Clipped: share of",
-            "the values seen that lie outside.",
-            "",
-            "![calibrated ranges](ranges.svg)",
-            "",
-        ]
-    return ["## Calibration", "", *lines] if lines else []
-
-
-def _origin(dataset: Mapping[str, Any]) -> str:
-    """Return where calibration rows came from: as much as the manifest says."""
-    words = [str(dataset.get("name") or "unnamed data")]
-    if dataset.get("file"):
-        words.append(f"`{dataset['file']}`")
-    if dataset.get("sha256"):
-        words.append(f"(sha256 `{dataset['sha256'][:12]}`)")
-    return " ".join(words)
-
-
-def _folded(title: str, text: str) -> list[str]:
-    """Return a block that GitHub shows closed, with only its title."""
-    return ["<details>", f"<summary>{title}</summary>", "", text, "", "</details>", ""]
-
-
-def _columns(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> str:
-    return _markdown([[_cell(row.get(k)) for k in columns] for row in rows], [*columns.values()])
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, (list, tuple)):
-        return "; ".join(map(str, value))
-    return "" if value is None else str(value)
-
-
-def _markdown(rows: Sequence[Sequence[Any]], headers: Sequence[str]) -> str:
-    return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
-
-
-def _after(entry: Mapping[str, Any]) -> str:
-    # A head that reads no other token has no other one computed in the last iteration.
-    return str(entry["after"]) + (", first token" if entry["tokens"] == "first" else "")
-
-
-def _ratio(entry: Mapping[str, Any]) -> str:
-    if not entry["finite"]:
-        return "not finite"
-    return "exact" if entry["sqnr_db"] is None else f"{entry['sqnr_db']:.1f}"
-
-
-def _worst_sqnr(outputs: list[dict[str, Any]]) -> str:
-    if not all(o["finite"] for o in outputs):
-        return "not finite"
-    values = [o["sqnr_db"] for o in outputs if o["sqnr_db"] is not None]
-    return f"{min(values):.1f}" if values else "exact"
-
-
-def _worst_error(outputs: list[dict[str, Any]]) -> str:
-    if not all(o["finite"] for o in outputs):
-        return "not finite"
-    return f"{max(o['relative'] for o in outputs):.1e}"
+    NaN and infinity become null, tuples lists, paths and keys texts, NumPy scalars numbers, and
+    lone surrogates, which UTF-8 cannot hold, question marks.
+    """
+    if isinstance(value, Path):
+        value = str(value)
+    elif hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {as_json(str(key)): as_json(item) for key, item in value.items()}
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    if isinstance(value, Sequence):
+        return [as_json(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

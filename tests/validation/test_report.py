@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from albert_deploy.runtime.errors import InputError
 from albert_deploy.validation.evaluate import Evidence
 from albert_deploy.validation.report import (
     FILES,
     REPORTS,
-    summary,
-    table,
-    trace_table,
+    append_step_summary,
+    as_json,
     write_reports,
+    write_texts,
 )
+from albert_deploy.validation.summary import COMMENT_BYTES, summary, table, trace_table
 
 OUTPUT = {"finite": True, "sqnr_db": 41.5, "relative": 0.01}
 WEIGHT = {"weight": "ffn.weight", "uses": 12, "converted": 12, "dtype": "int8", "reason": None}
@@ -173,6 +176,117 @@ def test_a_calibration_that_chose_no_ranges_is_told_in_one_line() -> None:
     assert "ranges.svg" not in text
 
 
+def test_a_summary_says_why_and_what_to_do(full_report: dict[str, Any]) -> None:
+    text = summary(as_json(full_report))
+    assert text.startswith("# text-classification: fail\n")
+    assert f"**{full_report['reason']}**" in text
+    assert "> The rows are too few to tell: give more labelled rows, about 4,200 in all" in text
+    assert "- fp8-qdq: the engine gave no answer within 60 s on batch 7, length 512 (error)" in text
+    assert "- int8-qdq: accuracy changed by -0.80 points, the margin is 1 (undecided)" in text
+    head = _cells(next(line for line in text.splitlines() if line.startswith("| variant")))
+    row = _cells(next(line for line in text.splitlines() if line.startswith("| int8 ")))
+    cells = dict(zip(head, row, strict=True))
+    assert cells["difference"] == "acc -1.72 [-2.22, -1.12], F1 -1.72 [-2.22, -1.12]"
+    assert cells["median ms"] == "4.20"
+
+
+def test_a_summary_of_an_older_report(old_report: dict[str, Any]) -> None:
+    text = summary(old_report)
+    assert "- int8: logits on rows has NaN or infinite values (fail)" in text
+    assert "not finite" in text
+
+
+def test_texts_do_not_leave_their_cell_in_the_summary() -> None:
+    rows = [WEIGHT | {"weight": "a|b</details>@somebody\n# title", "reason": "x](http://y)"}]
+    text = summary(_report(int8=_variant(weights=rows)))
+    row = next(line for line in text.splitlines() if line.startswith("| a"))
+    assert row.startswith("| a\\|b&lt;/details&gt;&#64;somebody # title |")
+    assert "](http" not in text
+
+
+@pytest.mark.parametrize("limit", [COMMENT_BYTES, 20_000, 3_000])
+def test_a_large_summary_is_cut_in_folded_tables_first(limit: int) -> None:
+    rows = [WEIGHT | {"weight": f"wéight {i}"} for i in range(5000)]
+    text = summary(
+        _report(int8=_variant(weights=rows), fp16=_variant(weights=rows[:50])), limit=limit
+    )
+    assert len(text.encode()) <= limit
+    assert "Cut here" in text
+    assert "| int8 " in text
+    assert text.count("<details>") == text.count("</details>")
+    # No row is cut in half: GitHub would not show the table.
+    assert all(line.endswith("|") for line in text.splitlines() if line.startswith("|"))
+    if limit >= 20_000:
+        assert "| wéight 49" in text
+
+
+def test_a_summary_without_anything_to_fold_is_cut_between_lines() -> None:
+    breaches = [{"kind": "parity", "message": f"output {i} " + "x" * 2000} for i in range(60)]
+    text = summary(_report(int8=_variant(breaches=breaches, verdict="fail")))
+    assert len(text.encode()) <= COMMENT_BYTES
+    assert text.endswith("validation.json`.*\n")
+
+
+def test_the_summary_is_appended_to_that_of_a_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full_report: dict[str, Any]
+) -> None:
+    job = tmp_path / "job" / "summary"
+    job.parent.mkdir()
+    job.write_text("before\n", encoding="utf-8")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(job))
+    written = write_reports(tmp_path / "out", full_report, None)
+    text = job.read_text(encoding="utf-8")
+    assert text.startswith("before\n# text-classification: fail\n")
+    # A job cannot show the pictures that lie beside the summary.
+    assert ".svg" not in text
+    assert job not in written
+    report = as_json(full_report)
+    job.write_text("x" * (1024 * 1024 - 2000), encoding="utf-8")
+    assert append_step_summary(report) == job
+    assert 1024 * 1024 - 2000 < job.stat().st_size <= 1024 * 1024
+    job.write_text("x" * 1024 * 1024, encoding="utf-8")
+    append_step_summary(report)
+    assert job.stat().st_size == 1024 * 1024
+    monkeypatch.delenv("GITHUB_STEP_SUMMARY")
+    assert append_step_summary(report) is None
+
+
+def test_a_job_summary_that_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full_report: dict[str, Any]
+) -> None:
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "no" / "such" / "folder"))
+    with pytest.raises(InputError, match="GITHUB_STEP_SUMMARY"):
+        write_reports(tmp_path / "out", full_report, None)
+    # The reports themselves are there.
+    assert (tmp_path / "out" / REPORTS / "junit.xml").is_file()
+
+
+def test_what_json_cannot_hold_is_written_as_null(tmp_path: Path) -> None:
+    import numpy as np
+
+    report = _report(int8=_variant(agreement=float("nan"), changed_predictions=np.int64(3)))
+    report["source"]["path"] = tmp_path
+    output = {"finite": False, "sqnr_db": -math.inf, "relative": np.float64("nan")}
+    report["variants"]["int8"]["parity"] = {"half a \ud83d": output}
+    write_reports(tmp_path, report, None)
+    read = json.loads((tmp_path / REPORTS / "validation.json").read_text(encoding="utf-8"))
+    int8 = read["variants"]["int8"]
+    assert int8["agreement"] is None
+    assert int8["changed_predictions"] == 3
+    assert int8["parity"] == {"half a ?": {"finite": False, "sqnr_db": None, "relative": None}}
+    assert read["source"]["path"] == str(tmp_path)
+
+
+def test_reports_are_written_where_nothing_could_be_run(
+    tmp_path: Path, full_report: dict[str, Any]
+) -> None:
+    broken = full_report["variants"]["fp8-qdq"]
+    report = full_report | {"variants": {"fp32": broken, "int8": broken}}
+    names = [path.name for path in write_reports(tmp_path, report, None)]
+    assert names == ["validation.json", "summary.md", "report.html", "junit.xml"]
+    assert "no answer within 60 s" in (tmp_path / REPORTS / "report.html").read_text("utf-8")
+
+
 @pytest.fixture
 def evidence() -> Evidence:
     return Evidence(rows=2, errors={"fp32": [0.0, 1e-6], "int8": [0.1, float("inf")]})
@@ -188,7 +302,7 @@ def test_pictures_are_written_where_there_is_something_to_draw(
     assert json.loads((tmp_path / REPORTS / "validation.json").read_text()) == full
     # The pictures of an earlier validation do not stay beside a report that has none.
     plain = [p.name for p in write_reports(tmp_path, _report(int8=_variant()), evidence)]
-    assert plain == ["validation.json", "summary.md", "errors.svg"]
+    assert plain == ["validation.json", "summary.md", "report.html", "junit.xml", "errors.svg"]
     assert sorted(p.name for p in (tmp_path / REPORTS).iterdir()) == sorted(plain)
 
 
@@ -225,3 +339,20 @@ def test_pictures_draw_what_the_report_holds() -> None:
     assert sorted(lines) == ["fp8, peak", "fp8, range", "int8, peak", "int8, range"]
     assert list(lines["int8, peak"].get_ydata()) == [12.25, 13.25, 14.25, 15.25]
     assert list(lines["fp8, range"].get_xdata()) == [0, 1, 2, 3]
+
+
+def test_a_later_step_adds_to_the_reports(
+    tmp_path: Path, full_report: dict[str, Any], evidence: Evidence
+) -> None:
+    write_reports(tmp_path, full_report, evidence)
+    written = write_texts(tmp_path, full_report | {"performance": "int8 is slower than fp32"})
+    assert [path.name for path in written] == [
+        "validation.json",
+        "summary.md",
+        "report.html",
+        "junit.xml",
+    ]
+    for path in written:
+        assert "int8 is slower than fp32" in path.read_text(encoding="utf-8")
+    # Its pictures are still true.
+    assert (tmp_path / REPORTS / "errors.svg").is_file()

@@ -1,0 +1,78 @@
+"""Every key of a report is in its schema, and in the document."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from albert_deploy.validation.report import SCHEMA, as_json
+from albert_deploy.validation.schema import describe_schema, read_schema
+
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "validation-report.md"
+
+
+def test_the_schema_is_one() -> None:
+    schema = read_schema()
+    jsonschema.Draft202012Validator.check_schema(schema)
+    assert schema["properties"]["schema"]["const"] == SCHEMA
+
+
+def test_a_full_report_fits(
+    full_report: dict[str, Any], assert_documented: Callable[[dict[str, Any]], None]
+) -> None:
+    assert_documented(as_json(full_report))
+
+
+def _absent(node: dict[str, Any], values: list[Any], path: str = "") -> Iterator[str]:
+    """Yield the keys of a schema that none of the values has."""
+    objects = [value for value in values if isinstance(value, dict)]
+    lists = [value for value in values if isinstance(value, list)]
+    for key, child in node.get("properties", {}).items():
+        found = [value[key] for value in objects if key in value]
+        if not found:
+            yield f"{path}.{key}"
+        yield from _absent(child, found, f"{path}.{key}")
+    if isinstance(node.get("additionalProperties"), dict):
+        found = [item for value in objects for item in value.values()]
+        yield from _absent(node["additionalProperties"], found, f"{path}.<name>")
+    if "items" in node:
+        yield from _absent(node["items"], [item for value in lists for item in value], f"{path}[]")
+
+
+def test_a_full_report_has_every_key(full_report: dict[str, Any]) -> None:
+    # The one left out is there only where a release was asked to check it.
+    assert list(_absent(read_schema(), [as_json(full_report)])) == [".performance"]
+
+
+def test_an_undocumented_key_is_noticed(
+    full_report: dict[str, Any], assert_documented: Callable[[dict[str, Any]], None]
+) -> None:
+    full_report["variants"]["int8"]["metrics"]["f1"]["novel"] = 1
+    with pytest.raises(AssertionError, match="novel"):
+        assert_documented(as_json(full_report))
+    # Programs pass over keys that they do not know.
+    jsonschema.Draft202012Validator(read_schema()).validate(as_json(full_report))
+
+
+@pytest.mark.parametrize("key", ["verdict", "task", "source", "dataset", "variants", "schema"])
+def test_a_report_without_a_promised_key_does_not_fit(
+    full_report: dict[str, Any], key: str
+) -> None:
+    del full_report[key]
+    with pytest.raises(jsonschema.ValidationError, match=key):
+        jsonschema.validate(as_json(full_report), read_schema())
+
+
+def test_the_document_lists_every_key() -> None:
+    table = DOCUMENT.read_text(encoding="utf-8").split("tests compare -->\n")[1]
+    # After a change: put what describe_schema returns there.
+    assert table.strip() == describe_schema(read_schema())
+
+
+def test_every_key_is_described() -> None:
+    for line in describe_schema(read_schema()).splitlines():
+        assert line.split("|")[4].strip(), line
