@@ -17,6 +17,11 @@ LENGTHS = (1, 2, 17, 128)
 MASKS = ("full", "right", "left", "holed", "empty")
 # Share of a padded row that is padding.
 _PADDED = 0.4
+# Above so many classes only the order of the best ones says something.
+_RANKED, _BEST = 100, 5
+# Choices of so many classes that are looked at in one run, evenly spaced: with a vocabulary of
+# 30,000 the softmax of every token would take as long as the model.
+_LARGE_ROWS = 32
 
 
 class Difference:
@@ -34,6 +39,7 @@ class Difference:
         self.finite = True
         self._sums = dict.fromkeys(("n", "abs", "error", "source", "variant", "dot"), 0.0)
         self._decisions = self._agreed = 0
+        self._rows, self._kl, self._ranks = 0, 0.0, 0.0
 
     def add(self, source: npt.NDArray[np.float32], variant: npt.NDArray[np.float32]) -> float:
         """Add one run; return its largest absolute difference (infinite where not finite)."""
@@ -58,6 +64,8 @@ class Difference:
             ("dot", (a * b).sum()),
         ):
             self._sums[key] += float(value)
+        if self._decision == "argmax" and a.size:
+            self._add_rows(a.reshape(-1, a.shape[-1]), b.reshape(-1, b.shape[-1]))
         return largest
 
     @property
@@ -83,6 +91,25 @@ class Difference:
         """Share of equal decisions; None where the output is no decision."""
         return self._agreed / self._decisions if self._decisions else None
 
+    @property
+    def kl(self) -> float | None:
+        """Mean over the rows of KL(source || variant) of the softmax, in nats.
+
+        None where the output is no choice of one class, or nothing finite was added. A row is
+        one choice: a text, a token of a text, or all tokens of a text for an answer's start.
+        """
+        return self._kl / self._rows if self._rows else None
+
+    @property
+    def rank_agreement(self) -> float | None:
+        """Mean over the rows of how alike the classes are ordered, 0 to 1; None as for ``kl``.
+
+        Up to 100 classes it is the share of pairs of classes that both order alike, which is
+        (Kendall's tau + 1) / 2 and with two classes the agreement; above, the share of the
+        source's best five that are among the variant's.
+        """
+        return self._ranks / self._rows if self._rows else None
+
     def to_json(self) -> dict[str, Any]:
         """Return the form that reports hold; an exact match has ``sqnr_db`` null."""
         sums, norm = self._sums, math.sqrt(self._sums["source"] * self._sums["variant"])
@@ -95,10 +122,58 @@ class Difference:
             "cosine": sums["dot"] / norm if norm else None,
             "sqnr_db": round(self.sqnr_db, 2) if math.isfinite(self.sqnr_db) else None,
             "agreement": self.agreement,
+            "kl": self.kl,
+            "rank_agreement": self.rank_agreement,
         }
+
+    def _add_rows(self, a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> None:
+        """Add choices, [rows, classes] each."""
+        if a.shape[-1] > _RANKED and len(a) > _LARGE_ROWS:
+            chosen = np.linspace(0, len(a) - 1, _LARGE_ROWS).astype(np.int64)
+            a, b = a[chosen], b[chosen]
+        self._rows += len(a)
+        self._kl += float(divergences(a, b).sum())
+        self._ranks += float(alike(a, b).sum())
 
     def _decide(self, value: npt.NDArray[np.float64]) -> npt.NDArray[Any]:
         return value > 0 if self._decision == "sign" else value.argmax(axis=-1)
+
+
+def divergences(
+    source: npt.NDArray[np.float64], variant: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """Return KL(source || variant) of the softmax of each row, in nats: [rows, classes] -> [rows].
+
+    With p = softmax(a), q = softmax(b): sum p (a - b) - log sum exp a + log sum exp b, taken
+    about each row's largest value.
+    """
+    a = source - source.max(axis=-1, keepdims=True)
+    b = variant - variant.max(axis=-1, keepdims=True)
+    weights = np.exp(a)
+    total = weights.sum(axis=-1)
+    mean = np.einsum("ij,ij->i", weights, a - b) / total
+    found = mean - np.log(total) + np.log(np.exp(b).sum(axis=-1))
+    # Never below zero but by rounding.
+    return np.asarray(np.maximum(found, 0.0))
+
+
+def alike(
+    source: npt.NDArray[np.float64], variant: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """Return how alike each row orders its classes, see ``rank_agreement``: -> [rows]."""
+    classes = source.shape[-1]
+    if classes == 1:
+        return np.ones(len(source))
+    if classes > _RANKED:
+        ours, theirs = (np.argpartition(x, -_BEST, axis=-1)[:, -_BEST:] for x in (source, variant))
+        common = (ours[:, :, None] == theirs[:, None, :]).any(axis=-1)
+        return np.asarray(common.mean(axis=-1))
+    same = np.zeros(len(source))
+    for step in range(1, classes):
+        ours = np.sign(source[:, step:] - source[:, :-step])
+        theirs = np.sign(variant[:, step:] - variant[:, :-step])
+        same += (ours == theirs).sum(axis=-1)
+    return np.asarray(same / (classes * (classes - 1) / 2))
 
 
 @dataclass(frozen=True, kw_only=True)
