@@ -38,8 +38,7 @@ def cli() -> None:
 @options.variants
 @options.dataset
 @options.quantization
-@options.gate
-@options.truncate
+@options.validation
 @options.pays
 @options.option("--lengths", default="32,128", help="Tokens of the rows that --require judges by.")
 def release(
@@ -51,12 +50,10 @@ def release(
     force: bool,
     variants: str,
     dataset: str | None,
-    gate: Path | None,
-    truncate: bool,
     speedup: float | None,
     size: float | None,
     lengths: str,
-    **quantization: Any,
+    **given: Any,
 ) -> None:
     """Export SOURCE, quantize it, validate every variant and give a verdict.
 
@@ -66,27 +63,22 @@ def release(
     from albert_deploy.export.step import ExportConfig
     from albert_deploy.scripts.release import ReleaseConfig, sample_data
     from albert_deploy.scripts.release import release as run
-    from albert_deploy.validation.evaluate import EvaluateConfig
-    from albert_deploy.validation.rows import RowsConfig
-    from albert_deploy.validation.step import ValidateConfig
 
+    hub = given["dataset_revision"] is not None
+    place = sample_data(source, options.parse_dataset(dataset), task=task, hub=hub)
     config = ReleaseConfig(
         export=ExportConfig(task=task, revision=revision, allow_pickle=allow_pickle, force=force),
         quantize=options.quantize_config(
-            quantization,
+            given,
             variants=variants,
             default=sample_data(source, None, task=task),
         ),
         pays=options.pays_config(speedup, size),
         lengths=options.numbers("--lengths", lengths),
-        validate=ValidateConfig(
-            dataset=sample_data(source, options.parse_dataset(dataset), task=task),
-            gate=gate,
-            evaluate=EvaluateConfig(rows=RowsConfig(truncate=truncate)),
-        ),
+        validate=options.validate_config(given, dataset=place),
     )
-    place, report = run(source, config, out=out, note=options.note)
-    options.show(place, report)
+    made, report = run(source, config, out=out, note=options.note)
+    options.show(made, report)
 
 
 @cli.command()
@@ -137,7 +129,13 @@ def quantize(directory: Path, variants: str, force: bool, **quantization: Any) -
     run(directory, config, note=click.echo)
 
 
-for command in (cli_evidence.validate, cli_speed.bench, cli_speed.profile):
+for command in (
+    cli_evidence.validate,
+    cli_evidence.compare,
+    cli_evidence.gate,
+    cli_speed.bench,
+    cli_speed.profile,
+):
     cli.add_command(command)
 
 
@@ -157,7 +155,7 @@ def main(arguments: list[str] | None = None) -> None:
     except AlbertDeployError as error:
         # One line, whatever a library's own message holds.
         click.echo(f"error: {' '.join(str(error).splitlines())}", err=True)
-        sys.exit(error.exit_code)
+        _leave(error.exit_code)
     except ModuleNotFoundError as error:
         click.echo(
             f"error: this command needs the package {error.name}, which is not installed; "
@@ -174,6 +172,16 @@ def main(arguments: list[str] | None = None) -> None:
         if os.environ.get("ALBERT_DEPLOY_TRACEBACK"):
             raise
         sys.exit(EXIT_INTERNAL)
+
+
+def _leave(code: int) -> None:
+    """Exit, at once where an engine still hangs: its thread would be waited for."""
+    watching = sys.modules.get("albert_deploy.validation.watch")
+    if watching is not None and watching.hung():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from albert_deploy.quantize.calibration_data import CalibrationConfig
     from albert_deploy.quantize.step import QuantizeConfig
     from albert_deploy.validation.pays import PaysConfig
+    from albert_deploy.validation.step import ValidateConfig
 
 
 def option(*names: str, **settings: Any) -> Callable[[Any], Any]:
@@ -55,16 +56,56 @@ dataset = option(
     "--dataset",
     default=None,
     metavar="NAME[=PATH]",
-    help="Labelled data: sst2=FOLDER or squad=FOLDER in the official layout.",
+    help="Labelled data in its official layout, such as sst2=FOLDER or squad_v2=FILE; a wrong "
+    "name lists all.",
 )
-gate = option(
-    "--gate",
-    type=click.Path(path_type=Path),
-    default=None,
-    metavar="FILE",
-    help="TOML file with limits per variant.",
+# How a validation is run: click hands them over by name; ``validate_config`` takes them.
+validation = _together(
+    option(
+        "--dataset-revision",
+        default=None,
+        metavar="REV",
+        help="Take the data set, named without a path, from the Hugging Face hub at this branch, "
+        "tag or commit.",
+    ),
+    option("--skip-bad-rows", is_flag=True, help="Leave malformed rows out and count them."),
+    option(
+        "--label-order",
+        default=None,
+        metavar="NAME,NAME,…",
+        help="Names of the checkpoint's classes, in order, where its id2label has none.",
+    ),
+    option(
+        "--gate",
+        type=click.Path(path_type=Path),
+        default=None,
+        metavar="FILE",
+        help="TOML file with the policy: limits, margins, confidence (docs/gate.md).",
+    ),
+    option(
+        "--baseline",
+        type=click.Path(path_type=Path),
+        default=None,
+        metavar="FILE",
+        help="reports/validation.json of an earlier release, to fail on a regression.",
+    ),
+    option("--truncate", is_flag=True, help="Cut over-long texts instead of refusing them."),
+    option("--workers", default=1, type=click.IntRange(min=1), help="Processes that run rows."),
+    option(
+        "--timeout",
+        default=600.0,
+        type=click.FloatRange(min=0, min_open=True),
+        metavar="S",
+        help="Longest time of one run of an engine, in seconds.",
+    ),
+    option(
+        "--blame-trials",
+        default=40,
+        type=click.IntRange(min=0),
+        metavar="N",
+        help="Trials of the search for what makes a variant fail; 0 for none.",
+    ),
 )
-truncate = option("--truncate", is_flag=True, help="Cut over-long texts instead of refusing them.")
 directory = click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
 source = option(
     "--source", default=None, help="The checkpoint; by default where it was exported from."
@@ -140,7 +181,7 @@ def quantize_config(
     *,
     variants: str,
     force: bool = False,
-    default: tuple[str, Path] | None = None,
+    default: tuple[str, Path | None] | None = None,
 ) -> QuantizeConfig:
     """Make the quantize step's configuration from the options of ``quantization``.
 
@@ -171,7 +212,7 @@ def quantize_config(
 
 
 def _calibration(
-    given: dict[str, Any], default: tuple[str, Path] | None
+    given: dict[str, Any], default: tuple[str, Path | None] | None
 ) -> CalibrationConfig | None:
     from albert_deploy.quantize.calibration_data import CalibrationConfig, parse_calibration
 
@@ -183,6 +224,8 @@ def _calibration(
         if default is None or name not in (None, default[0]):
             raise InputError(f"--calibration {name} needs the place of the data: {name}=PATH")
         name, path = default
+    if path is None:
+        raise InputError(f"--calibration {name} needs the place of the data: {name}=PATH")
     return CalibrationConfig(
         name=name or "",
         path=path,
@@ -190,6 +233,47 @@ def _calibration(
         seed=given["seed"],
         allow_few=given["allow_few_samples"],
         allow_evaluation=given["allow_evaluation_split"],
+    )
+
+
+def validate_config(
+    given: dict[str, Any],
+    *,
+    dataset: tuple[str, Path | None] | None,
+    source: str | None = None,
+    allow_calibration_rows: bool = False,
+) -> ValidateConfig:
+    """Make the validate step's configuration from the options of ``validation``.
+
+    Args:
+        given: The options, as click hands them over.
+        dataset: Result of ``scripts.release.sample_data``.
+        source: Where the checkpoint is.
+        allow_calibration_rows: See ``ValidateConfig``.
+
+    Raises:
+        InputError: An option means nothing.
+    """
+    from albert_deploy.validation.evaluate import EvaluateConfig
+    from albert_deploy.validation.rows import RowsConfig
+    from albert_deploy.validation.step import ValidateConfig
+
+    order = given["label_order"]
+    return ValidateConfig(
+        dataset=dataset,
+        revision=given["dataset_revision"],
+        skip_bad_rows=given["skip_bad_rows"],
+        source=source,
+        gate=given["gate"],
+        baseline=given["baseline"],
+        blame_trials=given["blame_trials"],
+        allow_calibration_rows=allow_calibration_rows,
+        evaluate=EvaluateConfig(
+            rows=RowsConfig(truncate=given["truncate"]),
+            label_order=None if order is None else tuple(n.strip() for n in order.split(",")),
+            workers=given["workers"],
+            timeout_s=given["timeout"],
+        ),
     )
 
 

@@ -12,13 +12,15 @@ from albert_deploy.export.step import ExportConfig, export_into, reusable
 from albert_deploy.quantize.step import QuantizeConfig, quantize
 from albert_deploy.runtime.directory import check_replaceable, publish, staged
 from albert_deploy.runtime.errors import InputError, PerformanceError
-from albert_deploy.validation.datasets import DATASETS, read_dataset
-from albert_deploy.validation.gate import read_gate
+from albert_deploy.runtime.manifest import file_record, read_manifest, write_manifest
+from albert_deploy.validation.datasets import DATASETS
+from albert_deploy.validation.gate import read_policy
 from albert_deploy.validation.latency import BenchConfig, bench
 from albert_deploy.validation.latency_report import record
 from albert_deploy.validation.pays import PaysConfig, check_pays
+from albert_deploy.validation.report import write_texts
 from albert_deploy.validation.sample import SAMPLES
-from albert_deploy.validation.step import ValidateConfig, validate
+from albert_deploy.validation.step import ValidateConfig, read_rows, validate
 
 FAILED_SUFFIX = ".failed"
 
@@ -87,39 +89,57 @@ def release(
 
 
 def sample_data(
-    source: str, dataset: tuple[str, Path | None] | None, *, task: str = "auto"
-) -> tuple[str, Path] | None:
+    source: str,
+    dataset: tuple[str, Path | None] | None,
+    *,
+    task: str = "auto",
+    hub: bool = False,
+) -> tuple[str, Path | None] | None:
     """Fill in the shipped data of a sample where no path, or no data set at all, is given.
 
     Without a data set, a sample that is exported for another task than its own gets none.
 
+    Args:
+        source: Where the checkpoint is, or a sample's name.
+        dataset: What ``--dataset`` says.
+        task: The task that it is exported for.
+        hub: Take data without a path from the Hugging Face hub.
+
+    Returns:
+        Name and place; None in its place is that of the hub.
+
     Raises:
-        InputError: A data set is named without a path, and the source is no sample that has it.
+        InputError: A data set is named without a path, the source is no sample that has it, and
+            the hub is not to be asked.
     """
     sample = SAMPLES.get(source)
     if dataset is None:
         fits = sample is not None and task in ("auto", DATASETS[sample.dataset].task)
         return (sample.dataset, sample.data) if sample is not None and fits else None
     name, path = dataset
-    if path is not None:
+    if path is not None or hub:
         return name, path
     if sample is not None and sample.dataset == name:
         return name, sample.data
-    raise InputError(f"--dataset {name} needs the place of the data: --dataset {name}=PATH")
+    raise InputError(
+        f"--dataset {name} needs the place of the data: --dataset {name}=PATH, or "
+        "--dataset-revision for the Hugging Face hub's"
+    )
 
 
 def _check_data(task: str, config: ValidateConfig) -> None:
     """Fail on unusable data or gate before the long work starts."""
-    read_gate(config.gate)
+    read_policy(config.gate)
     if config.dataset is None:
         return
-    name, path = config.dataset
-    if DATASETS[name].task != task:
+    name = config.dataset[0]
+    if not DATASETS[name].fits(task):
+        wanted = " or ".join((DATASETS[name].task, *DATASETS[name].also))
         raise InputError(
-            f"{name} is data for {DATASETS[name].task}, the checkpoint is for {task}; "
+            f"{name} is data for {wanted}, the checkpoint is for {task}; "
             "give data of its own task or leave --dataset out"
         )
-    read_dataset(name, path)
+    read_rows(config)
 
 
 def _finish(directory: Path, config: ReleaseConfig, note: Callable[[str], None]) -> dict[str, Any]:
@@ -132,5 +152,9 @@ def _finish(directory: Path, config: ReleaseConfig, note: Callable[[str], None])
         try:
             check_pays(measured, config.pays)
         except PerformanceError as error:
-            report |= {"verdict": "fail", "performance": str(error)}
+            report |= {"verdict": "fail", "performance": str(error), "reason": str(error)}
+            manifest = read_manifest(directory)
+            for path in write_texts(directory, report):
+                manifest["files"][str(path.relative_to(directory))] = file_record(path)
+            write_manifest(directory, manifest)
     return report

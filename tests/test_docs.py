@@ -7,12 +7,18 @@ import re
 import tomllib
 from pathlib import Path
 
+import pytest
+
 from albert_deploy.runtime.contract import TASKS, VARIANTS
 from albert_deploy.runtime.errors import EXIT_CODES
+from albert_deploy.scripts.cli import cli
 from albert_deploy.validation.datasets import DATASETS
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 FOLDERS = ("runtime", "export", "quantize", "validation", "scripts")
+DOCUMENTS = [p.relative_to(REPOSITORY).as_posix() for p in (REPOSITORY / "docs").glob("*.md")]
+# Options of scripts that documents mention beside those of the command line.
+OF_SCRIPTS = {"--check", "--document", "--help"}
 
 
 def test_the_map_has_every_file_with_its_first_line() -> None:
@@ -37,6 +43,30 @@ def test_the_readme_has_every_exit_code_task_and_variant() -> None:
         assert f"| {code} | {meaning}" in text
     for name in (*TASKS, *VARIANTS, *DATASETS):
         assert name in text
+
+
+def test_the_readme_has_every_data_set_with_its_task_file_and_scores() -> None:
+    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    for name, dataset in DATASETS.items():
+        (row,) = re.findall(rf"^\| `{name}` \| (.+) \|$", text, flags=re.MULTILINE)
+        task, file, scores = row.split(" | ")
+        assert {dataset.task, *dataset.also} == set(task.split(", one")[0].split(", "))
+        assert dataset.files["dev"] in file
+        assert tuple(re.findall(r"`([^`]+)`", scores)) == dataset.metrics
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/gate.md", "docs/ci.md"])
+def test_every_option_that_is_mentioned_exists(name: str) -> None:
+    text = (REPOSITORY / name).read_text(encoding="utf-8")
+    known = {o for command in cli.commands.values() for p in command.params for o in p.opts}
+    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text)) <= known | OF_SCRIPTS
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", *sorted(DOCUMENTS)])
+def test_every_link_to_a_file_leads_to_one(name: str) -> None:
+    path = REPOSITORY / name
+    links = re.findall(r"\]\(([^)#]+)\)", path.read_text(encoding="utf-8"))
+    assert [to for to in links if "://" not in to and not (path.parent / to).exists()] == []
 
 
 def test_every_make_target_is_explained() -> None:

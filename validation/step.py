@@ -2,41 +2,45 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable
+import datetime
+import shlex
+import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from albert_deploy.runtime.contract import TASKS, VARIANTS
-from albert_deploy.runtime.errors import InputError
+from albert_deploy.runtime.contract import VARIANTS
+from albert_deploy.runtime.errors import AlbertDeployError, InputError
 from albert_deploy.runtime.manifest import (
     check_file,
     file_record,
     read_manifest,
-    sha256_of,
     write_manifest,
 )
 from albert_deploy.runtime.measure import measured
-from albert_deploy.runtime.session import Session, open_session
-from albert_deploy.runtime.tasks import load_tokenizer
-from albert_deploy.validation.datasets import data_file
-from albert_deploy.validation.evaluate import (
-    SOURCE,
-    EvaluateConfig,
-    Evidence,
-    decisions,
-    evaluate,
-    run_grid,
+from albert_deploy.validation.baseline import Baseline, read_baseline
+from albert_deploy.validation.collect import Findings, add_blames, collect
+from albert_deploy.validation.datasets import Data, data_file, read_data
+from albert_deploy.validation.evaluate import SOURCE, EvaluateConfig, Evidence
+from albert_deploy.validation.files import digest
+from albert_deploy.validation.gate import (
+    Check,
+    Rules,
+    compare_scores,
+    judge,
+    read_policy,
 )
-from albert_deploy.validation.gate import Limits, judge, read_gate
-from albert_deploy.validation.parity import Difference, edge_grid
-from albert_deploy.validation.reference import open_reference
-from albert_deploy.validation.report import FILES, REPORTS, write_reports
-from albert_deploy.validation.trace import trace
+from albert_deploy.validation.machine import machine
+from albert_deploy.validation.predictions import FOLDER as PREDICTIONS
+from albert_deploy.validation.record import flipped, sum_bytes, variant_record
+from albert_deploy.validation.report import FILES, REPORTS, SCHEMA, write_reports
+from albert_deploy.validation.verdicts import reason
+from albert_deploy.validation.weights_check import contract_checks
+from albert_deploy.validation.wording import latency_ms
 
-# Changed predictions that a report lists.
-_LISTED = 50
+# What a failing variant without a limit of its own is searched to reach.
+_BLAME_DB = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,24 +48,34 @@ class ValidateConfig:
     """What to validate with.
 
     Args:
-        dataset: Name and path of labelled data; None compares outputs on real texts only.
+        dataset: Name and place of labelled data, with None in its place that of the Hugging Face
+            hub; without a data set outputs are compared on real texts only.
+        revision: Branch, tag or commit of a data set on the hub.
+        skip_bad_rows: Leave malformed rows out, and count them, instead of failing.
         source: Where the checkpoint is; None for where it was exported from.
-        gate: TOML file with limits; None for the defaults.
+        gate: TOML file with the policy; None for the defaults.
+        baseline: ``reports/validation.json`` of an earlier release, which scores may not fall
+            far below.
         evaluate: How rows are run.
-        trace_rows: Rows on which the error trace is made, of the first
-            ``evaluate.grid_texts``; 0 makes none.
+        trace_rows: Rows on which the error trace, the stages and the metamorphic checks are made,
+            of the first ``evaluate.grid_texts``; 0 makes none.
+        blame_trials: Trials of the search for what makes a variant fail; 0 searches nothing.
         allow_calibration_rows: Accept a variant that was calibrated on the very data that it is
             judged on.
 
     Raises:
-        InputError: ``trace_rows`` is out of range.
+        InputError: ``trace_rows`` or ``blame_trials`` is out of range.
     """
 
-    dataset: tuple[str, Path] | None = None
+    dataset: tuple[str, Path | None] | None = None
+    revision: str | None = None
+    skip_bad_rows: bool = False
     source: str | None = None
     gate: Path | None = None
+    baseline: Path | None = None
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     trace_rows: int = 32
+    blame_trials: int = 40
     allow_calibration_rows: bool = False
 
     def __post_init__(self) -> None:
@@ -71,12 +85,17 @@ class ValidateConfig:
                 f"trace_rows is {self.trace_rows}; it must be 0 for no error trace, or up to "
                 f"grid_texts, {self.evaluate.grid_texts}"
             )
+        if self.blame_trials < 0 or 0 < self.blame_trials < 3:
+            raise InputError(f"blame_trials is {self.blame_trials}; use 0 or at least 3")
 
 
 def validate(
     directory: Path, config: ValidateConfig, *, note: Callable[[str], None] = lambda _: None
 ) -> dict[str, Any]:
     """Compare every variant of a deployment directory with its source and write the reports.
+
+    A variant that cannot be run (a damaged file, an engine that hangs or fails) is told in the
+    report; the others are judged.
 
     Args:
         directory: Deployment directory.
@@ -89,118 +108,101 @@ def validate(
 
     Raises:
         InputError: The source or the data cannot be used, or a variant was calibrated on it.
-        ContractError: A file is not the one that the manifest records.
+        ContractError: A file that all variants need is not the one that the manifest records.
     """
     manifest = read_manifest(directory)
-    gate = read_gate(config.gate)
-    contract = manifest["contract"]
+    policy = read_policy(config.gate)
     variants = [name for name in VARIANTS if name in manifest["variants"]]
     if not variants:
         raise InputError(f"{directory} holds no variant; export the checkpoint again")
-    for name in manifest["files"]:
-        if not name.startswith(f"{REPORTS}/"):
-            check_file(directory, manifest, name)
+    damaged = _check_files(directory, manifest, variants)
     _check_calibration(manifest, variants, config)
-    outputs = {
-        o.name_in(contract["family"]): o.argmax_axis is not None
-        for o in TASKS[manifest["task"]].outputs
-    }
-    decide = decisions(contract, outputs)
+    data = read_rows(config)
+    baseline = _baseline(manifest, config, data)
+    dataset = config.dataset[0] if config.dataset else None
     with measured() as cost:
-        with contextlib.ExitStack() as stack:
-            note("loading the fp32 source and the variants")
-            sessions: dict[str, Session] = {
-                SOURCE: stack.enter_context(open_reference(manifest, config.source))
-            }
-            for name in variants:
-                sessions[name] = stack.enter_context(open_session(directory, variant=name))
-            evidence = evaluate(
-                sessions,
-                contract=contract,
-                task=manifest["task"],
-                tokenizer=load_tokenizer(directory),
-                decide=decide,
-                dataset=config.dataset,
-                config=config.evaluate,
-            )
-            cases = edge_grid(contract, manifest["source"]["config"], evidence.texts)
-            note(f"{evidence.rows} rows done; {len(cases)} cases of the edge grid")
-            grid = run_grid(sessions, cases, decide)
-            engines = {name: session.engine for name, session in sessions.items()}
-            del sessions
-        # Only now, when the other sessions have given their memory back.
-        traced = evidence.feeds[: config.trace_rows]
-        compared = [name for name in variants if name != "fp32"] if traced else []
-        traces = trace(directory, manifest, compared, traced) if compared else {}
+        evidence, found = collect(
+            directory,
+            manifest,
+            variants,
+            dataset=config.dataset,
+            data=data,
+            source=config.source,
+            config=config.evaluate,
+            reports=directory / REPORTS,
+            closer_rows=config.trace_rows,
+            damaged=damaged,
+            note=note,
+        )
+        rules = {
+            name: Rules(policy=policy, variant=name, task=manifest["task"], dataset=dataset)
+            for name in variants
+        }
+        entries = {
+            name: _entry(directory, manifest, rules[name], evidence, found, baseline, damaged)
+            for name in variants
+        }
+        failing = [v for v, e in entries.items() if e["verdict"] == "fail" and not e["failure"]]
+        if failing and config.blame_trials:
+            note(f"looking for what makes {' and '.join(failing)} fail")
+        add_blames(
+            directory,
+            manifest,
+            failing,
+            evidence.feeds[: config.trace_rows],
+            found,
+            limits={name: rules[name].limits.min_sqnr_db or _BLAME_DB for name in failing},
+            trials=config.blame_trials,
+        )
+    for name, entry in entries.items():
+        entry["blame"] = found.blames.get(name)
+    verdicts = {entry["verdict"] for entry in entries.values()}
     report: dict[str, Any] = {
-        "verdict": "pass",
+        "schema": SCHEMA,
+        "verdict": next((v for v in ("fail", "undecided") if v in verdicts), "pass"),
+        "reason": None,
+        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "task": manifest["task"],
+        "command": shlex.join(["albert-deploy", *sys.argv[1:]]) if sys.argv[1:] else None,
         "source": {
             "path": config.source or manifest["source"]["path"],
             "sha256": manifest["source"]["sha256"],
         },
-        "dataset": {
-            "name": config.dataset[0] if config.dataset else None,
-            "rows": evidence.rows,
-            "labelled": config.dataset is not None,
-        },
-        "grid_cases": len(cases),
-        "trace_rows": len(traced) if traces else 0,
-        "variants": {
-            name: _variant(manifest, name, gate[name], evidence, grid[name])
-            | {"engine": engines[name], "trace": traces.get(name)}
-            for name in variants
-        },
+        "dataset": _dataset(config, data, evidence),
+        "grid_cases": found.cases,
+        "trace_rows": found.traced if found.traces else 0,
+        "environment": _environment(),
+        "policy": policy.to_json(),
+        "baseline": baseline.to_json() if baseline is not None else None,
+        "variants": entries,
     }
-    if any(v["verdict"] == "fail" for v in report["variants"].values()):
-        report["verdict"] = "fail"
-    for left in FILES:
-        manifest["files"].pop(left, None)
-    for path in write_reports(directory, report, evidence):
+    if report["verdict"] != "pass":
+        report["reason"] = reason(report)
+    for left in [name for name in manifest["files"] if name in FILES or _is_prediction(name)]:
+        del manifest["files"][left]
+    for path in [*write_reports(directory, report, evidence), *evidence.files]:
         manifest["files"][str(path.relative_to(directory))] = file_record(path)
     manifest["steps"]["validate"] = cost.to_json() | {"verdict": report["verdict"]}
     write_manifest(directory, manifest)
+    evidence.finish()
     return report
 
 
-def _variant(
-    manifest: dict[str, Any],
-    name: str,
-    limits: Limits,
-    evidence: Evidence,
-    grid: dict[str, Difference],
-) -> dict[str, Any]:
-    record = manifest["variants"][name]
-    metrics = {
-        metric: {"source": score, "variant": evidence.metrics[name][metric]}
-        for metric, score in evidence.metrics.get(SOURCE, {}).items()
-    }
-    changed = _changed(evidence, name)
-    rows = evidence.differences[name]
-    breaches = judge(
-        limits,
-        differences={"rows": rows, "grid": grid},
-        metrics=metrics,
-        changed=len(changed) if changed is not None else None,
-    )
-    data = f"{record['file']}_data"
-    files = [f for f in (record["file"], data) if f in manifest["files"]]
-    return {
-        "file": record["file"],
-        "sha256": manifest["files"][record["file"]]["sha256"],
-        "bytes": sum(manifest["files"][f]["bytes"] for f in files),
-        "verdict": "fail" if breaches else "pass",
-        "breaches": [breach.to_json() for breach in breaches],
-        "metrics": metrics,
-        "agreement": _agreement(changed, rows, evidence.rows),
-        "changed_predictions": len(changed) if changed is not None else None,
-        "changed": changed[:_LISTED] if changed is not None else None,
-        "parity": {output: d.to_json() for output, d in rows.items()},
-        "grid": {output: d.to_json() for output, d in grid.items()},
-        "coverage": _coverage(record),
-        "weights": record.get("coverage"),
-        "calibration": record.get("calibration"),
-    }
+def _check_files(directory: Path, manifest: dict[str, Any], variants: list[str]) -> dict[str, str]:
+    """Return the variants with a file that is not as recorded; any other such file is an error."""
+    of = {manifest["variants"][name]["file"]: name for name in variants}
+    of |= {f"{file}_data": name for file, name in of.items()}
+    damaged: dict[str, str] = {}
+    for file in manifest["files"]:
+        if file.startswith(f"{REPORTS}/"):
+            continue
+        try:
+            check_file(directory, manifest, file)
+        except AlbertDeployError as error:
+            if file not in of:
+                raise
+            damaged[of[file]] = str(error)
+    return damaged
 
 
 def _check_calibration(
@@ -216,14 +218,16 @@ def _check_calibration(
         for name in variants
         if manifest["variants"][name].get("calibration")
     }
-    if config.dataset is None or config.allow_calibration_rows or not calibrated:
+    if config.dataset is None or config.dataset[1] is None:
+        return
+    if config.allow_calibration_rows or not calibrated:
         return
     try:
-        file = data_file(*config.dataset)
-        digest = sha256_of(file)
+        file = data_file(config.dataset[0], config.dataset[1])
+        found = digest(file)
     except (OSError, ValueError):
         return  # Reading the rows fails next, and says what is wrong.
-    same = [name for name, sha256 in calibrated.items() if sha256 == digest]
+    same = [name for name, sha256 in calibrated.items() if sha256 == found]
     if same:
         raise InputError(
             f"{' and '.join(same)} had the ranges set on {file}, the very rows that would judge "
@@ -231,30 +235,104 @@ def _check_calibration(
         )
 
 
-def _changed(evidence: Evidence, name: str) -> list[dict[str, Any]] | None:
-    if not evidence.predictions:
+def read_rows(config: ValidateConfig) -> Data | None:
+    """Read the labelled data; None where there is none.
+
+    Raises:
+        InputError: It is not there, or not as its layout has it.
+        MachineError: It is the hub's, which cannot be reached.
+    """
+    if config.dataset is None:
         return None
-    source, variant = evidence.predictions[SOURCE], evidence.predictions[name]
-    return [
-        {"id": row, "source": source[row], "variant": variant[row]}
-        for row in source
-        if source[row] != variant[row]
-    ]
+    name, path = config.dataset
+    return read_data(name, path, skip_bad_rows=config.skip_bad_rows, revision=config.revision)
 
 
-def _agreement(
-    changed: list[dict[str, Any]] | None, rows: dict[str, Difference], count: int
-) -> float | None:
-    """Return the share of equal predictions; without labels, of the outputs' worst decision."""
-    if changed is not None:
-        return 1 - len(changed) / count
-    shares = [d.agreement for d in rows.values() if d.agreement is not None]
-    return min(shares) if shares else None
-
-
-def _coverage(record: dict[str, Any]) -> dict[str, Any] | None:
-    from albert_deploy.quantize.coverage import CoverageRow, summary
-
-    if "coverage" not in record:
+def _baseline(
+    manifest: dict[str, Any], config: ValidateConfig, data: Data | None
+) -> Baseline | None:
+    if config.baseline is None:
         return None
-    return summary(CoverageRow(**row) for row in record["coverage"])
+    return read_baseline(
+        config.baseline,
+        task=manifest["task"],
+        dataset=config.dataset[0] if config.dataset else None,
+        rows=len(data.rows) if data is not None else None,
+    )
+
+
+def _entry(
+    directory: Path,
+    manifest: dict[str, Any],
+    rules: Rules,
+    evidence: Evidence,
+    found: Findings,
+    baseline: Baseline | None,
+    damaged: Mapping[str, str],
+) -> dict[str, Any]:
+    """Judge a variant and return its part of the report."""
+    name = rules.variant
+    runs = name not in evidence.failures
+    grid, odd = found.grid.get(name, {}), found.metamorphic.get(name, [])
+    paired = {}
+    checks: list[Check] = []
+    if name in damaged:
+        checks = [
+            Check(kind="contract", name="recorded bytes", verdict="fail", message=damaged[name])
+        ]
+    if runs:
+        flips = flipped(evidence, name)
+        scores = evidence.measured
+        paired = compare_scores(rules, scores[SOURCE], scores[name]) if scores else {}
+        record = manifest["variants"][name]
+        checks = contract_checks(found.weights.get(name, []))
+        checks += judge(
+            rules,
+            differences={"rows": evidence.differences[name], "grid": grid},
+            changed=None if flips is None else len(flips),
+            rows=evidence.rows,
+            scores=paired,
+            metamorphic=odd,
+            latency_ms=latency_ms({"latency": record.get("latency")}),
+            size_bytes=sum_bytes(manifest, name),
+            baseline=baseline,
+        )
+    entry = variant_record(
+        manifest,
+        name,
+        rules,
+        evidence=evidence,
+        grid=grid,
+        paired=paired,
+        checks=checks,
+        reports=directory / REPORTS,
+    )
+    return entry | {
+        "engine": found.engines.get(name),
+        "latency": manifest["variants"][name].get("latency"),
+        "stages": found.stages.get(name, []),
+        "metamorphic": odd,
+        "trace": found.traces.get(name),
+    }
+
+
+def _dataset(config: ValidateConfig, data: Data | None, evidence: Evidence) -> dict[str, Any]:
+    return {
+        "name": config.dataset[0] if config.dataset else None,
+        "rows": evidence.rows,
+        "labelled": config.dataset is not None,
+        "skipped": data.skipped if data is not None else 0,
+        "revision": data.revision if data is not None else None,
+        "file": data.file.name if data is not None and data.file is not None else None,
+        "sha256": digest(data.file) if data is not None and data.file is not None else None,
+    }
+
+
+def _environment() -> dict[str, Any]:
+    found = machine()
+    versions = found.pop("versions")
+    return {"python": versions.pop("python"), "packages": versions, "machine": found}
+
+
+def _is_prediction(file: str) -> bool:
+    return file.startswith(f"{REPORTS}/{PREDICTIONS}/")

@@ -1,0 +1,220 @@
+"""Everything that is seen of a deployment directory's variants beside its fp32 source."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from albert_deploy.runtime.contract import TASKS, VARIANTS
+from albert_deploy.runtime.errors import AlbertDeployError, ContractError
+from albert_deploy.runtime.session import Feeds, Session, open_session
+from albert_deploy.runtime.tasks import load_tokenizer
+from albert_deploy.validation.datasets import Data
+from albert_deploy.validation.evaluate import (
+    SOURCE,
+    EvaluateConfig,
+    Evidence,
+    Keep,
+    decisions,
+    evaluate,
+    run_grid,
+)
+from albert_deploy.validation.metamorphic import metamorphic
+from albert_deploy.validation.parity import Difference, edge_grid
+from albert_deploy.validation.reference import open_reference
+from albert_deploy.validation.trace import trace
+from albert_deploy.validation.watch import watch
+
+FP32 = "fp32"
+
+
+@dataclass(kw_only=True)
+class Findings:
+    """What is seen of each variant beside its rows; each maps a variant to what was found.
+
+    Attributes:
+        cases: Cases of the edge grid.
+        traced: Rows that the trace and the stages were taken on.
+        grid: Output -> comparison on the edge grid.
+        engines: Name of the engine that ran it.
+        metamorphic: Rows of ``metamorphic``.
+        weights: Rows of ``check_weights``.
+        stages: Rows of ``attribute``.
+        traces: Entries of ``trace``.
+        blames: What ``blame`` named.
+    """
+
+    cases: int = 0
+    traced: int = 0
+    grid: dict[str, dict[str, Difference]] = field(default_factory=dict)
+    engines: dict[str, str] = field(default_factory=dict)
+    metamorphic: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    weights: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    stages: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    traces: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    blames: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+def collect(
+    directory: Path,
+    manifest: dict[str, Any],
+    variants: Sequence[str],
+    *,
+    dataset: tuple[str, Path | None] | None,
+    data: Data | None,
+    source: str | None,
+    config: EvaluateConfig,
+    reports: Path,
+    closer_rows: int,
+    damaged: Mapping[str, str],
+    note: Callable[[str], None] = lambda _: None,
+) -> tuple[Evidence, Findings]:
+    """Run the source and every variant that can be run, and look closer at what they do.
+
+    Args:
+        directory: Deployment directory.
+        manifest: Its manifest.
+        variants: Keys of ``VARIANTS`` that it holds.
+        dataset: Name and place of labelled data; None runs real texts without labels.
+        data: Its rows.
+        source: Where the checkpoint is; None for where it was exported from.
+        config: How rows are run.
+        reports: Folder that keeps predictions and progress.
+        closer_rows: Rows of the trace, the stages and the metamorphic checks; 0 makes none.
+        damaged: Variants that cannot be run, with the reason.
+        note: Called with a line about each stage.
+
+    Raises:
+        InputError: The source or the data cannot be used.
+        AlbertDeployError: The source fails.
+    """
+    contract, failures = manifest["contract"], dict(damaged)
+    heads = TASKS[manifest["task"]].outputs
+    argmax = {o.name_in(contract["family"]): o.argmax_axis is not None for o in heads}
+    decide = decisions(contract, argmax)
+    files = {v: manifest["files"][manifest["variants"][v]["file"]]["sha256"] for v in variants}
+    note("loading the fp32 source and the variants")
+    with open_reference(manifest, source) as reference:
+        with contextlib.ExitStack() as stack:
+            sessions: dict[str, Session] = {SOURCE: reference}
+            for name in variants:
+                if name in failures:
+                    continue
+                try:
+                    sessions[name] = stack.enter_context(open_session(directory, variant=name))
+                except AlbertDeployError as error:
+                    failures[name] = str(error)
+            openers = {n: partial(open_session, directory, variant=n) for n in sessions}
+            evidence = evaluate(
+                sessions,
+                contract=contract,
+                task=manifest["task"],
+                tokenizer=load_tokenizer(directory),
+                decide=decide,
+                dataset=dataset,
+                config=config,
+                examples=data.rows if data is not None else None,
+                keep=Keep(reports=reports, models={SOURCE: manifest["source"]["sha256"]} | files),
+                openers=openers | {SOURCE: partial(open_reference, manifest, source)},
+            )
+            evidence.failures |= failures
+            cases = edge_grid(contract, manifest["source"]["config"], evidence.texts)
+            note(f"{evidence.rows} rows done; {len(cases)} cases of the edge grid")
+            limit = config.timeout_s
+            grid = run_grid(sessions, cases, decide, failures=evidence.failures, timeout_s=limit)
+            rows = evidence.feeds[:closer_rows]
+            found = Findings(cases=len(cases), traced=len(rows), grid=grid)
+            found.engines = {name: session.engine for name, session in sessions.items()}
+            if rows:
+                _metamorphic(manifest, sessions, evidence, found, limit)
+        # Only now, when the other sessions have given their memory back.
+        if rows:
+            note(f"error trace and stages on {len(rows)} rows")
+            _stages(directory, manifest, reference, evidence, found, rows)
+    return evidence, found
+
+
+def _metamorphic(
+    manifest: Mapping[str, Any],
+    sessions: Mapping[str, Session],
+    evidence: Evidence,
+    found: Findings,
+    timeout_s: float | None,
+) -> None:
+    for name, session in sessions.items():
+        if name == SOURCE or name in evidence.failures:
+            continue
+        try:
+            found.metamorphic[name] = metamorphic(
+                watch(session, name, timeout_s),
+                sessions[SOURCE],
+                contract=manifest["contract"],
+                config=manifest["source"]["config"],
+                texts=evidence.texts,
+                variant=name,
+            )
+        except AlbertDeployError as error:
+            evidence.failures[name] = str(error)
+
+
+def _stages(
+    directory: Path,
+    manifest: dict[str, Any],
+    reference: Session,
+    evidence: Evidence,
+    found: Findings,
+    rows: Sequence[Feeds],
+) -> None:
+    """Add the weights, the stages and the trace of what runs; all need the fp32 file."""
+    from albert_deploy.export.onnx_file import load
+    from albert_deploy.validation.attribution import attribute
+    from albert_deploy.validation.weights_check import check_weights
+
+    alive = [name for name in found.engines if name not in (SOURCE, *evidence.failures)]
+    if FP32 not in alive:
+        return
+    found.stages = attribute(directory, manifest, alive, rows, reference)
+    compared = [name for name in alive if name != FP32]
+    plain = load(directory / VARIANTS[FP32].file)
+    for name in compared:
+        try:
+            written = load(directory / VARIANTS[name].file)
+            found.weights[name] = check_weights(plain, written, name)
+        except ContractError as error:
+            evidence.failures[name] = str(error)
+    if compared:
+        found.traces = trace(directory, manifest, compared, rows)
+
+
+def add_blames(
+    directory: Path,
+    manifest: Mapping[str, Any],
+    variants: Sequence[str],
+    rows: Sequence[Feeds],
+    found: Findings,
+    *,
+    limits: Mapping[str, float],
+    trials: int,
+) -> None:
+    """Name the products that keep failing variants from their signal to noise ratio.
+
+    Args:
+        directory: Deployment directory.
+        manifest: Its manifest.
+        variants: Those that failed and run.
+        rows: Inputs of the rows to look at.
+        found: Gets ``blames``.
+        limits: Variant -> ratio that it has to reach, in dB.
+        trials: Most trials for each.
+    """
+    from albert_deploy.validation.blame import BlameConfig, blame
+
+    for name in variants:
+        if name == FP32 or not rows or not trials:
+            continue
+        config = BlameConfig(min_sqnr_db=limits[name], budget=trials)
+        found.blames[name] = blame(directory, manifest, name, rows, config).to_json()
