@@ -89,7 +89,10 @@ def gate(
     policy: Path | None,
     rows: int,
 ) -> None:
-    """Test the gate itself on DIR: an unseen fault fails (6), and so does a sound variant that does."""
+    """Test the gate itself on DIR.
+
+    A fault that no check sees ends with 6, and so does a variant that fails without one.
+    """
     from albert_deploy.validation.detection import raise_for_self_test, self_test_table
     from albert_deploy.validation.self_test import SelfTestConfig
     from albert_deploy.validation.self_test import self_test as run

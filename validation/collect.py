@@ -26,7 +26,7 @@ from albert_deploy.validation.evaluate import (
 from albert_deploy.validation.metamorphic import metamorphic
 from albert_deploy.validation.parity import Difference, edge_grid
 from albert_deploy.validation.reference import open_reference
-from albert_deploy.validation.trace import trace
+from albert_deploy.validation.trace import hidden_states, trace
 from albert_deploy.validation.watch import watch
 
 FP32 = "fp32"
@@ -46,6 +46,7 @@ class Findings:
         stages: Rows of ``attribute``.
         traces: Entries of ``trace``.
         blames: What ``blame`` named.
+        broken: Why a variant's file is not what was asked for, where that shows only here.
     """
 
     cases: int = 0
@@ -57,6 +58,7 @@ class Findings:
     stages: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     traces: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     blames: dict[str, dict[str, Any]] = field(default_factory=dict)
+    broken: dict[str, str] = field(default_factory=dict)
 
 
 def collect(
@@ -93,6 +95,7 @@ def collect(
         AlbertDeployError: The source fails.
     """
     contract, failures = manifest["contract"], dict(damaged)
+    refused: dict[str, str] = {}
     heads = TASKS[manifest["task"]].outputs
     argmax = {o.name_in(contract["family"]): o.argmax_axis is not None for o in heads}
     decide = decisions(contract, argmax)
@@ -108,6 +111,8 @@ def collect(
                     sessions[name] = stack.enter_context(open_session(directory, variant=name))
                 except AlbertDeployError as error:
                     failures[name] = str(error)
+                    if isinstance(error, ContractError):
+                        refused[name] = str(error)
             openers = {n: partial(open_session, directory, variant=n) for n in sessions}
             evidence = evaluate(
                 sessions,
@@ -127,7 +132,7 @@ def collect(
             limit = config.timeout_s
             grid = run_grid(sessions, cases, decide, failures=evidence.failures, timeout_s=limit)
             rows = evidence.feeds[:closer_rows]
-            found = Findings(cases=len(cases), traced=len(rows), grid=grid)
+            found = Findings(cases=len(cases), traced=len(rows), grid=grid, broken=refused)
             found.engines = {name: session.engine for name, session in sessions.items()}
             if rows:
                 _metamorphic(manifest, sessions, evidence, found, limit)
@@ -177,17 +182,45 @@ def _stages(
     alive = [name for name in found.engines if name not in (SOURCE, *evidence.failures)]
     if FP32 not in alive:
         return
-    found.stages = attribute(directory, manifest, alive, rows, reference)
-    compared = [name for name in alive if name != FP32]
     plain = load(directory / VARIANTS[FP32].file)
+    try:
+        hidden_states(plain)
+    except ContractError as error:
+        found.broken[FP32] = str(error)  # nothing can be compared with it
+        return
+    found.stages = _each(
+        lambda names: attribute(directory, manifest, names, rows, reference), alive, found.broken
+    )
+    compared = [name for name in alive if name not in (FP32, *found.broken)]
     for name in compared:
         try:
             written = load(directory / VARIANTS[name].file)
             found.weights[name] = check_weights(plain, written, name)
         except ContractError as error:
-            evidence.failures[name] = str(error)
+            found.broken[name] = str(error)
+    compared = [name for name in compared if name not in found.broken]
     if compared:
-        found.traces = trace(directory, manifest, compared, rows)
+        found.traces = _each(
+            lambda names: trace(directory, manifest, names, rows), compared, found.broken
+        )
+
+
+def _each(
+    look: Callable[[Sequence[str]], dict[str, list[dict[str, Any]]]],
+    variants: Sequence[str],
+    broken: dict[str, str],
+) -> dict[str, list[dict[str, Any]]]:
+    """Look at all variants at once; where that fails, at each, and enter those that it fails on."""
+    try:
+        return look(variants)
+    except ContractError:
+        found: dict[str, list[dict[str, Any]]] = {}
+        for name in variants:
+            try:
+                found |= look([name])
+            except ContractError as error:
+                broken[name] = str(error)
+        return found
 
 
 def add_blames(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
@@ -58,6 +59,7 @@ class Journal:
         self.path = path
         self.done: list[dict[str, Any]] = []
         self._file: IO[bytes] | None = None
+        self._empty = True
         if path is None:
             return
         try:
@@ -72,6 +74,7 @@ class Journal:
                 self.done.append(entry)
                 whole += len(line)
             self._file.truncate(whole)
+            self._empty = not self.done
             self._file.seek(0, 2)
         except OSError as error:
             raise os_failure(error, path) from error
@@ -90,14 +93,22 @@ class Journal:
         try:
             self._file.write(json.dumps(entry, separators=(",", ":")).encode() + b"\n")
             self._file.flush()
+            self._empty = False
         except OSError as error:
             raise os_failure(error, self.path) from error
 
     def close(self) -> None:
-        """Close the file and leave it for the next run."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        """Close the file and leave it for the next run, unless nothing is in it."""
+        if self._file is None or self.path is None:
+            return
+        self._file.close()
+        self._file = None
+        if self._empty:
+            self.path.unlink(missing_ok=True)
+            # Where other journals are there, or other reports, the folder stays.
+            with contextlib.suppress(OSError):
+                self.path.parent.rmdir()
+                self.path.parent.parent.rmdir()
 
     def __enter__(self) -> Self:
         return self

@@ -63,6 +63,25 @@ class Heads:
     max_context: bool
 
 
+def check_fits(name: str, task: str) -> None:
+    """Fail where a data set is not for a task.
+
+    Args:
+        name: Key of ``DATASETS``.
+        task: Key of ``TASKS``.
+
+    Raises:
+        InputError: It is not.
+    """
+    dataset = DATASETS[name]
+    if not dataset.fits(task):
+        wanted = " or ".join((dataset.task, *dataset.also))
+        raise InputError(
+            f"{name} is data for {wanted}, the checkpoint is for {task}; "
+            "give data of its own task or leave --dataset out"
+        )
+
+
 def heads(
     name: str,
     task: str,
@@ -88,12 +107,7 @@ def heads(
         InputError: The data does not fit the task, or its classes are not the checkpoint's.
     """
     dataset = DATASETS[name]
-    if not dataset.fits(task):
-        wanted = " or ".join((dataset.task, *dataset.also))
-        raise InputError(
-            f"{name} is data for {wanted}, the checkpoint is for {task}; "
-            "give data of its own task or leave --dataset out"
-        )
+    check_fits(name, task)
     wide = vocabulary_outputs(task, contract)
     names = [str(output["name"]) for output in contract["outputs"]]
     decides = [n for n in names if (n in wide) == (dataset.layout == "lines")]

@@ -33,6 +33,7 @@ from albert_deploy.validation.gate import (
 )
 from albert_deploy.validation.machine import machine
 from albert_deploy.validation.predictions import FOLDER as PREDICTIONS
+from albert_deploy.validation.predictions import check_fits
 from albert_deploy.validation.record import flipped, sum_bytes, variant_record
 from albert_deploy.validation.report import FILES, REPORTS, SCHEMA, write_reports
 from albert_deploy.validation.verdicts import reason
@@ -112,6 +113,8 @@ def validate(
     """
     manifest = read_manifest(directory)
     policy = read_policy(config.gate)
+    if config.dataset is not None:
+        check_fits(config.dataset[0], manifest["task"])
     variants = [name for name in VARIANTS if name in manifest["variants"]]
     if not variants:
         raise InputError(f"{directory} holds no variant; export the checkpoint again")
@@ -142,7 +145,11 @@ def validate(
             name: _entry(directory, manifest, rules[name], evidence, found, baseline, damaged)
             for name in variants
         }
-        failing = [v for v, e in entries.items() if e["verdict"] == "fail" and not e["failure"]]
+        failing = [
+            v
+            for v, e in entries.items()
+            if e["verdict"] == "fail" and not e["failure"] and v not in found.broken
+        ]
         if failing and config.blame_trials:
             note(f"looking for what makes {' and '.join(failing)} fail")
         add_blames(
@@ -276,16 +283,15 @@ def _entry(
     grid, odd = found.grid.get(name, {}), found.metamorphic.get(name, [])
     paired = {}
     checks: list[Check] = []
-    if name in damaged:
-        checks = [
-            Check(kind="contract", name="recorded bytes", verdict="fail", message=damaged[name])
-        ]
+    for what, told in (("recorded bytes", damaged), ("file", found.broken)):
+        if name in told:
+            checks.append(Check(kind="contract", name=what, verdict="fail", message=told[name]))
     if runs:
         flips = flipped(evidence, name)
         scores = evidence.measured
         paired = compare_scores(rules, scores[SOURCE], scores[name]) if scores else {}
         record = manifest["variants"][name]
-        checks = contract_checks(found.weights.get(name, []))
+        checks += contract_checks(found.weights.get(name, []))
         checks += judge(
             rules,
             differences={"rows": evidence.differences[name], "grid": grid},

@@ -38,12 +38,13 @@ class Precision:
     Args:
         gain: Of a row or column of a matrix, and of any other parameter as a whole.
         noise: Root mean square of the rest, as a share of the matrix's.
-        offset: Likewise of a bias or a norm, which some variants correct on purpose.
+        offset: Likewise of a bias or a norm; None where biases are corrected on purpose, by as
+            much as the mean error of a product, whatever their own size.
     """
 
     gain: float
     noise: float
-    offset: float
+    offset: float | None
 
 
 # Of the smallest float16 numbers.
@@ -58,9 +59,9 @@ PRECISIONS: dict[str, Precision] = {
     "fp16": Precision(gain=5e-4, noise=5e-4, offset=5e-4),
     "bf16": Precision(gain=4e-3, noise=4e-3, offset=4e-3),
     "int8": Precision(gain=0.01, noise=0.5, offset=1e-6),
-    "int8-qdq": Precision(gain=0.01, noise=0.5, offset=0.2),
-    "int8-fp16": Precision(gain=0.01, noise=0.5, offset=0.2),
-    "fp8-qdq": Precision(gain=0.0125, noise=0.5, offset=0.2),
+    "int8-qdq": Precision(gain=0.01, noise=0.5, offset=None),
+    "int8-fp16": Precision(gain=0.01, noise=0.5, offset=None),
+    "fp8-qdq": Precision(gain=0.0125, noise=0.5, offset=None),
 }
 
 
@@ -110,7 +111,8 @@ def check_weights(source: ir.Model, written: ir.Model, variant: str) -> list[dic
     if not matrices:
         raise ContractError("the variant has none of the source's matrices; quantize again")
     gains = [(c.gain, limits.gain, c.name) for c in matrices]
-    noises = [(c.noise, limits.noise if c.matrix else limits.offset, c.name) for c in found]
+    bounds = [(c, limits.noise if c.matrix else limits.offset) for c in found]
+    noises = [(c.noise, bound, c.name) for c, bound in bounds if bound is not None]
     odd = [use for c in found for use in c.odd]
     return [
         _row("weights gain", *max(gains)),

@@ -77,6 +77,14 @@ GATES: dict[str, tuple[str | None, tuple[str, ...]]] = {
     "text": ('[int8]\nmax_drop = "1"', ("int8.max_drop is '1', wanted a number",)),
     "NaN": ("[int8]\nmax_drop = nan", ("int8.max_drop is nan, wanted a number",)),
     "no table": ("int8 = 1", ("'int8' is no variant; use",)),
+    "unknown statistics": (
+        "[statistics]\nmethod = 1",
+        ("unknown key 'method'; use", "confidence", "resamples", "undecided"),
+    ),
+    "another data set's metric": (
+        "[int8.sst2.f1]\nmargin = 1",
+        ("int8.sst2.f1 is no metric of sst2; use one of: accuracy",),
+    ),
 }
 
 

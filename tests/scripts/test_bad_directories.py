@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,14 +44,38 @@ def flip(file: Path) -> None:
     file.write_bytes(data)
 
 
-@pytest.mark.parametrize("verb", ["quantize", "validate"])
-@pytest.mark.parametrize("change", [flip, Path.unlink, lambda file: file.write_bytes(b"")])
-def test_a_model_changed_after_export_breaks_the_contract(
-    cli: Cli, deployed: Path, verb: str, change: Callable[[Path], object]
+CHANGES = [flip, Path.unlink, lambda file: file.write_bytes(b"")]
+CHANGED = (MODEL, "is not the file that the manifest recorded", "export or quantize again")
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_nothing_is_made_from_a_model_changed_after_export(
+    cli: Cli, deployed: Path, change: Callable[[Path], object]
 ) -> None:
     change(deployed / MODEL)
-    hints = (MODEL, "is not the file that the manifest recorded", "export or quantize again")
-    cli.refuses(CONTRACT, verb, deployed, hints=hints, out=deployed)
+    cli.refuses(CONTRACT, "quantize", deployed, hints=CHANGED, out=deployed)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_validation_reports_a_model_changed_after_export(
+    cli: Cli, deployed: Path, change: Callable[[Path], object]
+) -> None:
+    change(deployed / MODEL)
+    before = cli.state(deployed)
+    cli("validate", deployed).check_refusal(CONTRACT, ("fp32: ", *CHANGED))
+    report = json.loads((deployed / "reports/validation.json").read_text(encoding="utf-8"))
+    fp32 = report["variants"]["fp32"]
+    assert report["verdict"] == fp32["verdict"] == "fail"
+    assert [check["kind"] for check in fp32["checks"]] == ["contract"]
+    assert all(hint in fp32["failure"] for hint in CHANGED)
+    # Nothing is mended: the manifest still has the bytes that were exported.
+    after = cli.state(deployed)
+    assert before is not None
+    assert after is not None
+    changed = {name for name in after if before.get(name) != after[name]}
+    assert {name for name in changed if not name.startswith("reports/")} == {"manifest.json"}
+    cli("validate", deployed).check_refusal(CONTRACT, ("fp32: ", *CHANGED))
+    assert cli.strays(deployed) == []
 
 
 def test_validation_reads_no_changed_tokenizer(cli: Cli, deployed: Path) -> None:

@@ -49,7 +49,8 @@ def test_help_imports_nothing_heavy() -> None:
 def test_help_lists_commands_and_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
     main(["--help"])
     text = capsys.readouterr().out
-    for word in ("release", "export", "quantize", "validate", "bench", "contract breach"):
+    commands = ("release", "export", "quantize", "validate", "compare", "gate", "bench", "profile")
+    for word in (*commands, "contract breach", "undecided"):
         assert word in text
 
 

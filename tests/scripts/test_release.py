@@ -34,7 +34,7 @@ def _check_contract(out: Path) -> None:
         assert variant["sha256"] == sha256_of(path) == manifest["files"][variant["file"]]["sha256"]
         assert variant["bytes"] == path.stat().st_size
         for score in variant["metrics"].values():
-            assert set(score) == {"source", "variant"}
+            assert set(score) >= {"source", "variant", "interval", "margin", "verdict"}
         assert 0 <= variant["agreement"] <= 1
         for output in variant["parity"].values():
             assert set(output) >= {"max_abs", "mean_abs", "cosine", "sqnr_db"}
@@ -85,7 +85,9 @@ def test_a_trained_albert_keeps_its_score(
     )
     _check_contract(out)
     report = _report(out)
-    assert report["dataset"] == {"name": "sst2", "rows": 872, "labelled": True}
+    data = report["dataset"]
+    assert (data["name"], data["rows"], data["labelled"]) == ("sst2", 872, True)
+    assert data["sha256"] == sha256_of(shared / "data/glue/SST-2/dev.tsv")
     for variant in report["variants"].values():
         assert variant["metrics"]["accuracy"]["source"] == pytest.approx(100 * right / 872)
     assert report["variants"]["fp32"]["changed_predictions"] == 0
@@ -111,5 +113,7 @@ def test_a_sample_for_another_task_is_released_without_a_score(tmp_path: Path) -
     main(["release", "sample-sst2", "--task", "feature-extraction", "--out", str(tmp_path / "out")])
     report = _report(tmp_path / "out")
     assert report["verdict"] == "pass"
-    assert report["dataset"] == {"name": None, "rows": 64, "labelled": False}
+    data = report["dataset"]
+    assert (data["name"], data["rows"], data["labelled"]) == (None, 64, False)
+    assert data["file"] is data["sha256"] is data["revision"] is None
     assert list(report["variants"]["int8"]["parity"]) == ["last_hidden_state", "pooler_output"]

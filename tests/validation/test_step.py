@@ -77,11 +77,15 @@ def _calibrated_on(directory: Path, file: Path) -> dict[str, Any]:
 
 
 def test_a_validation_records_engine_trace_weights_and_calibration(
-    directory: Path, reviews: Path, gate: Path
+    directory: Path,
+    reviews: Path,
+    gate: Path,
+    assert_documented: Callable[[dict[str, Any]], None],
 ) -> None:
     record = _calibrated_on(directory, reviews / "train.tsv")
     report = validate(directory, ValidateConfig(dataset=("sst2", reviews), gate=gate, trace_rows=3))
     assert json.loads((directory / REPORTS / "validation.json").read_text()) == report
+    assert_documented(report)
     assert report["trace_rows"] == 3
     fp32, int8 = report["variants"]["fp32"], report["variants"]["int8"]
     assert fp32["engine"] == int8["engine"] == "ort"
@@ -96,8 +100,12 @@ def test_a_validation_records_engine_trace_weights_and_calibration(
     assert set(int8["coverage"]) == {"uses", "converted", "exceptions"}
     assert int8["calibration"] == record
     names = {name for name in manifest["files"] if name.startswith(f"{REPORTS}/")}
+    texts = ("validation.json", "summary.md", "report.html", "junit.xml")
     pictures = ("errors.svg", "trace.svg", "ranges.svg")
-    assert names == {f"{REPORTS}/{n}" for n in ("validation.json", "summary.md", *pictures)}
+    kept = [f"predictions/{model}.jsonl.gz" for model in ("source", "fp32", "int8")]
+    assert names == {f"{REPORTS}/{name}" for name in (*texts, *pictures, *kept)}
+    written = {str(p.relative_to(directory)) for p in (directory / REPORTS).rglob("*.*")}
+    assert written == names
     assert all(is_intact(directory, manifest, name) for name in names)
 
 
