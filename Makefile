@@ -45,7 +45,7 @@ validate: install ## Validate the deployment directory OUT=... on DATASET=...
 	$(RUN) validate '$(OUT)' $(if $(DATASET),--dataset '$(DATASET)') $(ARGS)
 
 bench: $(VENV)/.peers ## Measure size, load time and latency of OUT=..., or of ALBERT-base geometry
-	$(RUN) bench $(if $(filter out,$(OUT)),--random base,'$(OUT)') $(ARGS)
+	$(RUN) bench $(if $(filter out,$(OUT)),--random base --harness 50,'$(OUT)') $(ARGS)
 
 # NNCF, which the bench compares with, is large and needed for nothing else.
 $(VENV)/.peers: $(VENV)/.installed

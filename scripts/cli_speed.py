@@ -35,6 +35,14 @@ from albert_deploy.scripts import options
 @options.option(
     "--random", "geometry", default=None, help="Instead of DIR: base, large, xlarge, xxlarge."
 )
+@options.option(
+    "--harness",
+    default=0,
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="With --random: the share of a validation's time that is inside the engine, on N "
+    "questions of SQuAD (--dataset squad=PATH, or the sample's).",
+)
 @options.option("--tune", is_flag=True, help="Record the quickest engine of each variant in DIR.")
 @options.pays
 @options.option(
@@ -52,6 +60,7 @@ def bench(
     source: str | None,
     no_torch: bool,
     geometry: str | None,
+    harness: int,
     tune: bool,
     speedup: float | None,
     size: float | None,
@@ -66,6 +75,8 @@ def bench(
         raise click.UsageError("give either DIR or --random GEOMETRY")
     if source is not None and (no_torch or geometry is not None):
         raise click.UsageError("--source goes with DIR and without --no-torch")
+    if harness and geometry is None:
+        raise click.UsageError("--harness goes with --random, whose geometry it takes")
     if tune and geometry is not None:
         raise click.UsageError("--tune goes with DIR, in whose manifest it is recorded")
     from albert_deploy.scripts.bench import bench_directory, bench_random
@@ -89,6 +100,17 @@ def bench(
         )
     elif geometry is not None:
         bench_random(geometry, config, pays=pays, out=out, show=click.echo, note=options.note)
+        if harness:
+            from albert_deploy.validation.overhead import bench_harness, harness_text
+
+            name, path = config.dataset or (None, None)
+            found = bench_harness(
+                path if name == "squad" else None,
+                rows=harness,
+                geometry=geometry,
+                note=options.note,
+            )
+            click.echo(harness_text(found))
 
 
 @click.command()

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import io
+import statistics
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tabulate import tabulate
 
 from albert_deploy.runtime.manifest import (
@@ -15,6 +18,7 @@ from albert_deploy.runtime.manifest import (
     write_manifest,
     writing,
 )
+from albert_deploy.runtime.session import choose_engine
 from albert_deploy.validation.contenders import TORCH
 from albert_deploy.validation.machine import describe
 from albert_deploy.validation.report import REPORTS
@@ -24,6 +28,9 @@ _STATISTICS = {"median": "median", "min": "minimum"}
 
 def record(directory: Path, report: dict[str, Any]) -> tuple[Path, Path]:
     """Write ``reports/bench.json`` and ``bench.svg`` and enter them in the manifest.
+
+    Each variant's entry gets its latency in the engine that runs it, which a later validation
+    shows and holds against the policy.
 
     Raises:
         InputError: The directory cannot be written.
@@ -37,12 +44,50 @@ def record(directory: Path, report: dict[str, Any]) -> tuple[Path, Path]:
     manifest = read_manifest(directory)
     for path in paths:
         manifest["files"][str(path.relative_to(directory))] = file_record(path)
+    for name, latency in latencies(manifest, report).items():
+        manifest["variants"][name]["latency"] = latency
     manifest["steps"]["bench"] = {
         "threads": report["threads"],
         "rounds": [run["rounds"] for run in report["runs"]],
     }
     write_manifest(directory, manifest)
     return paths
+
+
+def latencies(
+    manifest: dict[str, Any], report: Mapping[str, Any]
+) -> dict[str, dict[str, float | int]]:
+    """Return the latency of each variant that was timed in the engine that it runs in.
+
+    The first number of threads and the last column stand for it: the real rows of a data set
+    where there is one, else the longest rows.
+
+    Returns:
+        By variant ``median_ms``, ``p95_ms``, ``batch``, ``tokens`` (mean), ``threads`` and
+        ``runs``.
+    """
+    run, column = report["runs"][0], list(report["columns"])[-1]
+    tokens = statistics.fmean(report["columns"][column]["tokens"])
+    found = {}
+    for name, contender in report["contenders"].items():
+        variant = contender["variant"]
+        if variant not in manifest["variants"] or name not in run["contenders"]:
+            continue
+        file = manifest["files"][manifest["variants"][variant]["file"]]
+        if contender["sha256"] != file["sha256"]:
+            continue  # It was made again while the bench ran.
+        if contender["engine"] != choose_engine(manifest, variant):
+            continue
+        times = run["contenders"][name]["latency"][column]["times_ms"]
+        found[variant] = {
+            "median_ms": statistics.median(times),
+            "p95_ms": float(np.percentile(times, 95)),
+            "batch": report["batch"],
+            "tokens": round(tokens),
+            "threads": run["threads"],
+            "runs": len(times),
+        }
+    return found
 
 
 def text(report: dict[str, Any]) -> str:

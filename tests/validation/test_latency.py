@@ -11,6 +11,7 @@ from albert_deploy.export.step import ExportConfig, export
 from albert_deploy.quantize.step import QuantizeConfig, quantize
 from albert_deploy.runtime.errors import ContractError, InputError
 from albert_deploy.runtime.manifest import is_intact, read_manifest, write_manifest
+from albert_deploy.runtime.session import choose_engine
 from albert_deploy.scripts import bench as command
 from albert_deploy.scripts.bench import bench_directory, bench_random, random_checkpoint
 from albert_deploy.scripts.cli import cli
@@ -21,7 +22,7 @@ from albert_deploy.validation.latency import (
     bench,
     summarize,
 )
-from albert_deploy.validation.latency_report import record, table, text
+from albert_deploy.validation.latency_report import latencies, record, table, text
 from albert_deploy.validation.machine import describe, machine
 from albert_deploy.validation.turns import (
     LEAST_ROUNDS,
@@ -225,6 +226,28 @@ def test_record_writes_reports_and_enters_them(report, directory):
         assert is_intact(directory, manifest, name)
     assert before.items() <= manifest["files"].items()
     assert manifest["steps"]["bench"] == {"threads": [1, 0], "rounds": [3, 3]}
+    column = list(report["columns"])[-1]
+    for name in manifest["variants"]:
+        engine = choose_engine(manifest, name)
+        timed = [
+            n
+            for n, c in report["contenders"].items()
+            if (c["variant"], c["engine"]) == (name, engine)
+        ]
+        assert len(timed) == 1
+        cell = report["runs"][0]["contenders"][timed[0]]["latency"][column]
+        latency = manifest["variants"][name]["latency"]
+        assert latency["median_ms"] == cell["median_ms"] <= latency["p95_ms"]
+        assert latency["threads"] == 1
+        assert latency["runs"] == 3
+
+
+def test_a_latency_of_another_file_is_not_taken(report, directory):
+    changed = json.loads(json.dumps(report))
+    for contender in changed["contenders"].values():
+        contender["sha256"] = "0" * 64
+    assert latencies(read_manifest(directory), report)
+    assert latencies(read_manifest(directory), changed) == {}
 
 
 def test_bench_writes_nothing_into_directory(directory):
