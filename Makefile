@@ -11,13 +11,15 @@ DATASET  ?=
 VARIANTS ?= fp32,fp16,int8
 OUT      ?= out
 ARGS     ?=
+# Processes that run tests; files stay together, as their fixtures are costly.
+JOBS     ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help install export quantize validate bench test test-fast check lint format types clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
-	@echo "  Variables: MODEL= TASK= DATASET=NAME=PATH OUT= VARIANTS= ARGS= PYTHON= VENV="
+	@echo "  Variables: MODEL= TASK= DATASET=NAME=PATH OUT= VARIANTS= ARGS= JOBS= PYTHON= VENV="
 
 install: $(VENV)/.installed ## Create .venv and install the project (second time: nothing)
 
@@ -53,10 +55,10 @@ $(VENV)/.peers: $(VENV)/.installed
 	@touch $@
 
 test: install ## Run all tests, slow ones too
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 test-fast: install ## Run the tests that take seconds
-	$(BIN)/python -m pytest -m 'not slow' $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m 'not slow' $(ARGS)
 
 check: lint types test ## Lint, format, types and tests: what CI runs
 
