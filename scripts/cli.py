@@ -155,7 +155,7 @@ def main(arguments: list[str] | None = None) -> None:
     except AlbertDeployError as error:
         # One line, whatever a library's own message holds.
         click.echo(f"error: {' '.join(str(error).splitlines())}", err=True)
-        _leave(error.exit_code)
+        _leave(error.exit_code, at_once=arguments is None)
     except ModuleNotFoundError as error:
         click.echo(
             f"error: this command needs the package {error.name}, which is not installed; "
@@ -174,10 +174,10 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(EXIT_INTERNAL)
 
 
-def _leave(code: int) -> None:
-    """Exit, at once where an engine still hangs: its thread would be waited for."""
+def _leave(code: int, *, at_once: bool) -> None:
+    """Exit; a process of this command alone at once where an engine hangs: it would wait for it."""
     watching = sys.modules.get("albert_deploy.validation.watch")
-    if watching is not None and watching.hung():
+    if at_once and watching is not None and watching.hung():
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

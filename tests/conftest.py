@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import shutil
 import string
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import hypothesis
 import pytest
+from filelock import FileLock
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -111,6 +114,48 @@ def make_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., P
         return folder
 
     return make
+
+
+@pytest.fixture(scope="session", autouse=True)
+def exports_are_made_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Export each checkpoint once in a test run, whichever file or process asks for it again.
+
+    Tracing takes most of the time of most tests. Those of the export itself, in their own
+    folder, always trace.
+    """
+    from albert_deploy.export import step
+    from albert_deploy.export.source import Source
+    from albert_deploy.runtime.manifest import write_manifest
+    from albert_deploy.scripts import release
+
+    base = tmp_path_factory.getbasetemp()
+    kept = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "exports"
+    kept.mkdir(exist_ok=True)
+    real = step.export_into
+
+    def export_into(work: Path, source: Source, task: str) -> dict[str, Any]:
+        told = hashlib.sha256(json.dumps([task, source.sha256, source.config]).encode())
+        for path in sorted(source.path.glob("*.json")) + sorted(source.path.glob("spiece.model")):
+            told.update(path.name.encode() + path.read_bytes())
+        place = kept / told.hexdigest()[:16]
+        if work.stat().st_dev != kept.stat().st_dev:
+            return real(work, source, task)  # The test is about the disk.
+        with FileLock(f"{place}.lock"):
+            if not place.is_dir():
+                manifest = real(work, source, task)
+                shutil.copytree(work, f"{place}.partial")
+                Path(f"{place}.partial").rename(place)
+                return manifest
+        shutil.copytree(place, work, dirs_exist_ok=True)
+        made: dict[str, Any] = json.loads((place / "manifest.json").read_text(encoding="utf-8"))
+        made["source"] |= source.to_json()
+        write_manifest(work, made)
+        return made
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(step, "export_into", export_into)
+        patch.setattr(release, "export_into", export_into)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -15,16 +15,16 @@ import numpy.typing as npt
 from albert_deploy.runtime.errors import AlbertDeployError, ContractError, InputError, MachineError
 from albert_deploy.runtime.session import Feeds, Session
 
-_hung: list[Session] = []
+_hung: list[Watched] = []
 
 
 def hung() -> bool:
-    """Tell whether an engine of this process did not come back from a run.
+    """Tell whether an engine of this process has not come back from a run.
 
     Its thread is a daemon, and its session is never freed. Where that engine's library waits for
     its own threads at the end of a process, ``os._exit`` is the way out, once all is written.
     """
-    return bool(_hung)
+    return any(one.inside for one in _hung)
 
 
 class Watched:
@@ -52,6 +52,12 @@ class Watched:
         self._told: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
 
+    @property
+    def inside(self) -> bool:
+        """Tell whether a run that took too long is still under way."""
+        # Nobody takes what such a run tells at last.
+        return self.failure is not None and self._told.empty()
+
     def run(self, feeds: Feeds, where: str = "") -> dict[str, npt.NDArray[np.float32]]:
         """See ``Session.run``.
 
@@ -73,7 +79,7 @@ class Watched:
                 f"{self._name} ({self.engine}) gave no answer within {self._timeout_s:g} s{place}; "
                 "use another engine, or raise --timeout if it is only slow"
             )
-            _hung.append(self._session)
+            _hung.append(self)
             raise MachineError(self.failure)
         if isinstance(outputs, AlbertDeployError):
             raise outputs
@@ -88,7 +94,7 @@ class Watched:
         """Free the model, unless a run is still inside of it."""
         if self._thread is not None:
             self._asked.put(None)
-        if not any(one is self._session for one in _hung):
+        if not self.inside:
             self._session.close()
 
     def __enter__(self) -> Self:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from albert_deploy.runtime.errors import ContractError, InputError, MachineError
-from albert_deploy.validation.watch import Watched, open_watched, watch
+from albert_deploy.validation.watch import Watched, hung, open_watched, watch
 
 FEEDS = {"input_ids": np.ones((2, 3), np.int64)}
 
@@ -60,8 +60,16 @@ def test_a_hung_engine_is_named_and_not_asked_again() -> None:
     with pytest.raises(MachineError, match="on row 7"):
         session.run(FEEDS, "row 8")
     assert time.perf_counter() - start < 0.04
+    assert hung()
     session.close()
     assert not fake.closed  # Its memory is in use.
+    for _ in range(100):
+        if not hung():
+            break
+        time.sleep(0.1)
+    assert not hung()  # It came back.
+    session.close()
+    assert fake.closed
 
 
 @pytest.mark.parametrize("timeout_s", [None, 5.0])
