@@ -170,7 +170,7 @@ def validate(
         "reason": None,
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "task": manifest["task"],
-        "command": shlex.join(["albert-deploy", *sys.argv[1:]]) if sys.argv[1:] else None,
+        "command": _command(),
         "source": {
             "path": config.source or manifest["source"]["path"],
             "sha256": manifest["source"]["sha256"],
@@ -342,3 +342,10 @@ def _environment() -> dict[str, Any]:
 
 def _is_prediction(file: str) -> bool:
     return file.startswith(f"{REPORTS}/{PREDICTIONS}/")
+
+
+def _command() -> str | None:
+    """Return the command line that this runs under, where it is one of ours."""
+    program, *arguments = sys.argv
+    ours = Path(program).name.startswith("albert-deploy") or program.endswith("scripts/cli.py")
+    return shlex.join(["albert-deploy", *arguments]) if ours else None

@@ -31,8 +31,8 @@ pytestmark = pytest.mark.slow
 CHECKPOINTS = ["albert-tiny-sst2", "albert-deep-sst2"]
 # variant -> most changed predictions of 872, least SQNR in dB of the logits by checkpoint.
 LIMITS: dict[str, tuple[int, dict[str, float]]] = {
-    "fp16": (0, {}),
-    "bf16": (1, {}),
+    "fp16": (0, {"albert-tiny-sst2": 70, "albert-deep-sst2": 70}),
+    "bf16": (1, {"albert-tiny-sst2": 50, "albert-deep-sst2": 50}),
     "int8": (1, {"albert-tiny-sst2": 46, "albert-deep-sst2": 46}),
     "int8-qdq": (1, {"albert-tiny-sst2": 42, "albert-deep-sst2": 45}),
 }

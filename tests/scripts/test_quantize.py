@@ -195,7 +195,10 @@ def brief(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_variant_that_is_too_large_fails_and_spares_the_good_release(
     cli: Cli, first: Path, second: Path, out: Path, reviews: Path
 ) -> None:
+    gate = reviews / "gate.toml"
+    gate.write_text('[statistics]\nundecided = "pass"\n')  # Eight rows decide nothing.
     arguments = ("--variants", "int8", "--dataset", f"sst2={reviews}", "--lengths", "8")
+    arguments += ("--gate", str(gate))
     result = cli("release", first, "--out", out, *arguments, "--require-speedup", "0.0001")
     assert result.code == 0, result.err
     assert (out / "reports/bench.json").is_file()
