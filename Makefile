@@ -10,12 +10,14 @@ TASK     ?= auto
 DATASET  ?=
 VARIANTS ?= fp32,fp16,int8
 OUT      ?= out
+# GPUs that `make build` builds engines for; TensorRT-RTX needs none of them here.
+TARGET   ?= sm86,sm89,sm120
 ARGS     ?=
 # Processes that run tests; files stay together, as their fixtures are costly.
 JOBS     ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install export quantize validate bench test test-fast check lint format types clean
+.PHONY: help install export quantize validate build bench test test-fast check lint format types clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,6 +47,25 @@ quantize: install ## Make the variants of the deployment directory OUT=... that 
 
 validate: install ## Validate the deployment directory OUT=... on DATASET=...
 	$(RUN) validate '$(OUT)' $(if $(DATASET),--dataset '$(DATASET)') $(ARGS)
+
+ENGINES := fp32,fp16,int8-fp16
+BASE    := $(OUT)/base
+SAMPLE  := validation/sample/sst2/data
+
+# Without MODEL: the samples and ALBERT-base's geometry with random weights.
+build: install ## Build TensorRT engines for TARGET=... of OUT=..., or of the samples and ALBERT-base
+ifeq ($(origin OUT),file)
+	$(foreach name,sample-sst2 sample-squad,\
+		$(RUN) export $(name) --out $(OUT)/$(name) && \
+		$(RUN) quantize $(OUT)/$(name) --variants $(ENGINES) && \
+		$(RUN) build $(OUT)/$(name) --target $(TARGET) --variants $(ENGINES) $(ARGS) && ) true
+	test -d $(BASE)-checkpoint || $(BIN)/python -m albert_deploy.scripts.random_checkpoint base $(BASE)-checkpoint
+	$(RUN) export $(BASE)-checkpoint --out $(BASE)
+	$(RUN) quantize $(BASE) --variants $(ENGINES) --calibration sst2=$(SAMPLE) --samples 32
+	$(RUN) build $(BASE) --target $(TARGET) --variants $(ENGINES) $(ARGS)
+else
+	$(RUN) build '$(OUT)' --target $(TARGET) $(ARGS)
+endif
 
 bench: $(VENV)/.peers ## Measure size, load time and latency of OUT=..., or of ALBERT-base geometry
 	$(RUN) bench $(if $(filter out,$(OUT)),--random base --harness 50,'$(OUT)') $(ARGS)

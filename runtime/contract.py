@@ -109,13 +109,16 @@ class Variant:
             Transformers.js look for.
         budget: Largest size as a share of the unique float32 parameter bytes.
         budget_bytes: What the graph itself may add, in bytes.
-        engines: Engines of ``runtime.session.ENGINES`` that run it, the preferred one first.
+        engines: Engines of ``runtime.session.ENGINES`` that run it on the CPU, the preferred one
+            first.
+        gpu_engines: Likewise on a GPU.
     """
 
     file: str
     budget: float
     budget_bytes: int
     engines: tuple[str, ...]
+    gpu_engines: tuple[str, ...] = ()
 
     def limit(self, parameter_bytes: int) -> int:
         """Return the largest size of the file in bytes."""
@@ -125,14 +128,27 @@ class Variant:
 # Q/DQ graphs have several nodes and two scales for every activation of every iteration.
 VARIANTS: dict[str, Variant] = {
     "fp32": Variant(
-        file="onnx/model.onnx", budget=1.02, budget_bytes=1_000_000, engines=("ort", "openvino")
+        file="onnx/model.onnx",
+        budget=1.02,
+        budget_bytes=1_000_000,
+        engines=("ort", "openvino"),
+        gpu_engines=("trt", "ort-cuda"),
     ),
     "fp16": Variant(
-        file="onnx/model_fp16.onnx", budget=0.51, budget_bytes=500_000, engines=("ort", "openvino")
+        file="onnx/model_fp16.onnx",
+        budget=0.51,
+        budget_bytes=500_000,
+        engines=("ort", "openvino"),
+        gpu_engines=("trt", "ort-cuda"),
     ),
     "bf16": Variant(
-        file="onnx/model_bf16.onnx", budget=0.51, budget_bytes=500_000, engines=("openvino",)
+        file="onnx/model_bf16.onnx",
+        budget=0.51,
+        budget_bytes=500_000,
+        engines=("openvino",),
+        gpu_engines=("trt",),
     ),
+    # TensorRT refuses its operators, and ONNX Runtime has no kernels for them on a GPU.
     "int8": Variant(
         file="onnx/model_int8.onnx", budget=0.27, budget_bytes=550_000, engines=("ort", "openvino")
     ),
@@ -141,12 +157,21 @@ VARIANTS: dict[str, Variant] = {
         budget=0.27,
         budget_bytes=1_250_000,
         engines=("openvino", "ort"),
+        gpu_engines=("trt",),
     ),
     "int8-fp16": Variant(
-        file="onnx/model_int8_fp16.onnx", budget=0.27, budget_bytes=1_250_000, engines=("ort",)
+        file="onnx/model_int8_fp16.onnx",
+        budget=0.27,
+        budget_bytes=1_250_000,
+        engines=("ort",),
+        gpu_engines=("trt",),
     ),
     "fp8-qdq": Variant(
-        file="onnx/model_fp8_qdq.onnx", budget=0.27, budget_bytes=1_250_000, engines=("ort",)
+        file="onnx/model_fp8_qdq.onnx",
+        budget=0.27,
+        budget_bytes=1_250_000,
+        engines=("ort",),
+        gpu_engines=("trt",),
     ),
 }
 # What a release makes unless told otherwise: they need no calibration and run everywhere.

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -12,8 +10,21 @@ import numpy as np
 import numpy.typing as npt
 
 from albert_deploy.runtime.contract import variant_named
+from albert_deploy.runtime.engines import ENGINES
 from albert_deploy.runtime.errors import InputError, MachineError
 from albert_deploy.runtime.manifest import check_file, read_manifest
+
+__all__ = [
+    "AUTO",
+    "ENGINES",
+    "Array",
+    "Feeds",
+    "Session",
+    "check_feeds",
+    "choose_engine",
+    "open_file",
+    "open_session",
+]
 
 Array = npt.NDArray[np.generic]
 Feeds = Mapping[str, npt.NDArray[np.int64]]
@@ -54,44 +65,6 @@ class Session(Protocol):
     def __exit__(self, *_: object) -> None: ...
 
 
-@dataclass(frozen=True, kw_only=True)
-class Engine:
-    """A library that runs ONNX files.
-
-    Args:
-        package: What is imported.
-        extra: Of this project, which brings the package.
-        open: Loads a file: ``open(path, threads, precision)``.
-    """
-
-    package: str
-    extra: str
-    open: Callable[[Path, int, str | None], Session]
-
-    @property
-    def installed(self) -> bool:
-        """Tell whether the package is there, without importing it."""
-        return importlib.util.find_spec(self.package) is not None
-
-
-def _open_ort(path: Path, threads: int, precision: str | None) -> Session:
-    from albert_deploy.runtime.ort import open_ort
-
-    if precision not in (None, "f32"):
-        raise InputError(f"ort runs what a file says, not {precision}; use another engine for it")
-    return open_ort(path, threads=threads)
-
-
-def _open_openvino(path: Path, threads: int, precision: str | None) -> Session:
-    from albert_deploy.runtime.ov import open_ov
-
-    return open_ov(path, threads=threads, precision=precision)
-
-
-ENGINES: dict[str, Engine] = {
-    "ort": Engine(package="onnxruntime", extra="cpu", open=_open_ort),
-    "openvino": Engine(package="openvino", extra="openvino", open=_open_openvino),
-}
 AUTO = "auto"
 # Other variants leave float32 what has to stay float32.
 _OPENVINO_PRECISIONS = {"bf16": "bf16"}
@@ -114,7 +87,8 @@ def open_session(
         directory: Deployment directory.
         variant: Key of ``VARIANTS``.
         threads: Threads inside one operator; 0 takes one per core.
-        engine: Key of ``ENGINES``, or ``auto``, see ``choose_engine``.
+        engine: Key of ``ENGINES``, or ``auto``: on a GPU where this machine has one and the
+            means to use it, see ``choose_engine``.
         precision: For ``openvino`` alone: ``f32`` or ``bf16``, in which it runs what the file
             leaves in float32; None for that of the variant. See ``runtime.ov.open_ov``.
 
@@ -123,11 +97,16 @@ def open_session(
             the variant.
         ContractError: The file is not the one that the manifest records, or the engine
             refuses it.
-        MachineError: The engine is not installed.
+        MachineError: The engine is not installed, or there is no GPU for it.
     """
     row = variant_named(variant)
     manifest = read_manifest(directory)
-    chosen = choose_engine(manifest, variant, engine)
+    chosen = choose_engine(manifest, variant, engine, directory=directory)
+    if chosen == "trt":
+        from albert_deploy.runtime.trt import TrtConfig, open_trt
+
+        # What a file runs in one piece, its plan may have to run in several.
+        return open_trt(directory, variant, TrtConfig(policy="pad"))
     path = check_file(directory, manifest, row.file)
     return open_file(path, variant, chosen, threads=threads, precision=precision)
 
@@ -157,16 +136,26 @@ def open_file(
     return ENGINES[engine].open(path, threads, precision)
 
 
-def choose_engine(manifest: Mapping[str, Any], variant: str, engine: str = AUTO) -> str:
+def choose_engine(
+    manifest: Mapping[str, Any],
+    variant: str,
+    engine: str = AUTO,
+    *,
+    directory: Path | None = None,
+) -> str:
     """Return the engine that runs a variant here.
 
     ``auto`` is the one that ``albert-deploy bench --tune`` found the fastest for the very file
-    that is there now, else the first of ``VARIANTS[variant].engines``; of those installed.
+    that is there now, else the first of ``VARIANTS[variant].engines``; of those installed. With
+    a directory, what runs on a GPU goes before these: ``trt`` where a verified plan of the
+    directory runs here, then ``ort-cuda``.
 
     Args:
         manifest: Of a deployment directory.
         variant: Key of ``VARIANTS``.
         engine: Key of ``ENGINES``, or ``auto``.
+        directory: The deployment directory; None to choose for the ONNX file alone, on the CPU,
+            which is the same on each machine.
 
     Raises:
         InputError: Unknown variant or engine, or one that does not run the variant.
@@ -174,24 +163,42 @@ def choose_engine(manifest: Mapping[str, Any], variant: str, engine: str = AUTO)
     """
     row = variant_named(variant)
     if engine == AUTO:
+        if directory is not None and (found := _on_gpu(directory, manifest, variant)):
+            return found
         tuned = manifest.get("tuned", {}).get(variant, {})
         current = manifest["files"].get(row.file, {}).get("sha256")
         first = tuned.get("engine") if tuned.get("sha256") == current else None
         for name in sorted(row.engines, key=lambda name: name != first):
             if ENGINES[name].installed:
                 return name
-        remedy = " or ".join(_remedy(name) for name in row.engines)
+        remedy = " or ".join(ENGINES[name].remedy for name in row.engines)
         raise MachineError(f"no engine that runs {variant} is installed; run: {remedy}")
     if engine not in ENGINES:
         known = ", ".join((AUTO, *ENGINES))
         raise InputError(f"unknown engine {engine!r}; use one of: {known}")
-    if engine not in row.engines:
+    running = (*row.engines, *row.gpu_engines)
+    if engine not in running:
         raise InputError(
-            f"{engine} does not run {variant}; use {AUTO} or one of: {', '.join(row.engines)}"
+            f"{engine} does not run {variant}; use {AUTO} or one of: {', '.join(running)}"
         )
-    if not ENGINES[engine].installed:
-        raise MachineError(f"{engine} is not installed; run: {_remedy(engine)}")
+    if why := ENGINES[engine].missing:
+        raise MachineError(f"{engine} {why}")
     return engine
+
+
+def _on_gpu(directory: Path, manifest: Mapping[str, Any], variant: str) -> str | None:
+    """Return the engine that runs a variant on a GPU of this machine; None without one."""
+    for name in variant_named(variant).gpu_engines:
+        if not ENGINES[name].installed:
+            continue
+        if name != "trt":
+            return name
+        from albert_deploy.runtime.plan_machine import look
+        from albert_deploy.runtime.plans import find_plan
+
+        if find_plan(directory, manifest, variant, look())[0] is not None:
+            return name
+    return None
 
 
 def check_feeds(feeds: Feeds, ranks: Mapping[str, int]) -> None:
@@ -213,7 +220,3 @@ def check_feeds(feeds: Feeds, ranks: Mapping[str, int]) -> None:
     kinds = {name: str(np.asarray(value).dtype) for name, value in feeds.items()}
     if set(kinds.values()) != {"int64"}:
         raise InputError(f"got data types {kinds}; wanted int64: convert with .astype('int64')")
-
-
-def _remedy(engine: str) -> str:
-    return f"pip install 'albert-deploy[{ENGINES[engine].extra}]'"

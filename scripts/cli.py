@@ -17,7 +17,7 @@ from albert_deploy.runtime.errors import (
     AlbertDeployError,
     MachineError,
 )
-from albert_deploy.scripts import cli_evidence, cli_speed, options
+from albert_deploy.scripts import cli_engines, cli_evidence, cli_speed, options
 
 _EPILOG = "Exit codes:\n\n\b\n" + "\n".join(f"{c:>4}  {text}" for c, text in EXIT_CODES.items())
 
@@ -130,6 +130,8 @@ def quantize(directory: Path, variants: str, force: bool, **quantization: Any) -
 
 
 for command in (
+    cli_engines.build,
+    cli_engines.doctor,
     cli_evidence.validate,
     cli_evidence.compare,
     cli_evidence.gate,

@@ -11,7 +11,7 @@ from typing import Any
 
 from albert_deploy.runtime.contract import TASKS, VARIANTS
 from albert_deploy.runtime.errors import AlbertDeployError, ContractError
-from albert_deploy.runtime.session import Feeds, Session, open_session
+from albert_deploy.runtime.session import Feeds, Session, choose_engine, open_session
 from albert_deploy.runtime.tasks import load_tokenizer
 from albert_deploy.validation.datasets import Data
 from albert_deploy.validation.evaluate import (
@@ -108,12 +108,18 @@ def collect(
                 if name in failures:
                     continue
                 try:
-                    sessions[name] = stack.enter_context(open_session(directory, variant=name))
+                    # The file itself, and not a plan of it that a GPU here could run.
+                    engine = choose_engine(manifest, name)
+                    opened = open_session(directory, variant=name, engine=engine)
+                    sessions[name] = stack.enter_context(opened)
                 except AlbertDeployError as error:
                     failures[name] = str(error)
                     if isinstance(error, ContractError):
                         refused[name] = str(error)
-            openers = {n: partial(open_session, directory, variant=n) for n in sessions}
+            openers = {
+                name: partial(open_session, directory, variant=name, engine=session.engine)
+                for name, session in sessions.items()
+            }
             evidence = evaluate(
                 sessions,
                 contract=contract,

@@ -46,7 +46,7 @@ def bench_harness(
     from albert_deploy.export.step import ExportConfig, export
     from albert_deploy.quantize.step import QuantizeConfig, quantize
     from albert_deploy.runtime.manifest import read_manifest
-    from albert_deploy.runtime.session import open_session
+    from albert_deploy.runtime.session import choose_engine, open_session
     from albert_deploy.runtime.tasks import load_tokenizer
     from albert_deploy.validation.datasets import read_data
     from albert_deploy.validation.evaluate import SOURCE, EvaluateConfig, Keep, evaluate
@@ -65,7 +65,8 @@ def bench_harness(
         quantize(directory, QuantizeConfig(variants=(variant,)))
         manifest = read_manifest(directory)
         note(f"{len(chosen)} questions through {variant}")
-        with open_session(directory, variant=variant) as session:
+        engine = choose_engine(manifest, variant)
+        with open_session(directory, variant=variant, engine=engine) as session:
             session.run(_short_feeds())  # The first run of an engine sets up its memory.
             evidence = evaluate(
                 {SOURCE: session},

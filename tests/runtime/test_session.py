@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from albert_deploy.export.step import ExportConfig, export
+from albert_deploy.runtime import gpu, ort_cuda, plan_machine, plans
 from albert_deploy.runtime import session as sessions
 from albert_deploy.runtime.contract import INPUT_NAMES, VARIANTS
 from albert_deploy.runtime.errors import ContractError, InputError, MachineError
@@ -20,7 +21,7 @@ from albert_deploy.runtime.manifest import read_manifest, write_manifest
 from albert_deploy.runtime.ov import open_ov, precisions
 from albert_deploy.runtime.session import ENGINES, Session, choose_engine, open_session
 
-FP32 = VARIANTS["fp32"].file
+FP32 = VARIANTS["fp32"]
 
 
 def feeds(batch: int = 2, length: int = 7, *, seed: int = 0) -> dict[str, Any]:
@@ -37,7 +38,7 @@ def directory(
     return out
 
 
-@pytest.fixture(params=sorted(ENGINES))
+@pytest.fixture(params=sorted(FP32.engines))
 def session(directory: Path, request: pytest.FixtureRequest) -> Iterator[Session]:
     with open_session(directory, threads=1, engine=request.param) as opened:
         assert opened.engine == request.param
@@ -169,17 +170,20 @@ def test_an_engine_is_chosen() -> None:
 
 def test_what_was_tuned_is_taken_for_the_same_bytes_alone() -> None:
     tuned = {"fp32": {"engine": "openvino", "sha256": "one"}}
-    manifest = {"files": {FP32: {"sha256": "one"}}, "tuned": tuned}
+    manifest = {"files": {FP32.file: {"sha256": "one"}}, "tuned": tuned}
     assert choose_engine(manifest, "fp32") == "openvino"
     assert choose_engine(manifest, "fp32", "ort") == "ort"
-    assert choose_engine(manifest | {"files": {FP32: {"sha256": "two"}}}, "fp32") == "ort"
+    assert choose_engine(manifest | {"files": {FP32.file: {"sha256": "two"}}}, "fp32") == "ort"
     tuned["fp32"]["engine"] = "an engine that was here once"
     assert choose_engine(manifest, "fp32") == "ort"
 
 
-def test_open_session_takes_what_was_tuned(directory: Path) -> None:
+def test_open_session_takes_what_was_tuned(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu, "probe", gpu.Probe)
     manifest = read_manifest(directory)
-    record = {"engine": "openvino", "sha256": manifest["files"][FP32]["sha256"]}
+    record = {"engine": "openvino", "sha256": manifest["files"][FP32.file]["sha256"]}
     write_manifest(directory, manifest | {"tuned": {"fp32": record}})
     try:
         with open_session(directory) as opened:
@@ -209,6 +213,50 @@ def test_every_variant_names_engines_that_exist() -> None:
     for name, variant in VARIANTS.items():
         assert variant.engines, name
         assert set(variant.engines) <= set(ENGINES)
+        assert set(variant.gpu_engines) <= set(ENGINES)
+        assert not set(variant.engines) & set(variant.gpu_engines)
+
+
+L4 = gpu.Gpu(index=0, name="NVIDIA L4", capability=(8, 9), total_bytes=24 * 2**30)
+
+
+def test_a_machine_without_a_gpu_runs_on_its_processor(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu, "probe", lambda: gpu.Probe(why="none is here"))
+    manifest = read_manifest(directory)
+    assert choose_engine(manifest, "fp32", directory=directory) == "ort"
+    for engine in ("trt", "ort-cuda"):
+        with pytest.raises(MachineError, match=f"^{engine} cannot run here: "):
+            choose_engine(manifest, "fp32", engine)
+        with pytest.raises(InputError, match=f"{engine} does not run int8; use auto or one of"):
+            choose_engine(manifest, "int8", engine)
+
+
+def test_a_gpu_is_used_where_there_is_one(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest = read_manifest(directory)
+    plan: str | None = None
+    monkeypatch.setattr(gpu, "probe", lambda: gpu.Probe(devices=(L4,)))
+    monkeypatch.setattr(gpu, "free_bytes", lambda index: 2**30)
+    monkeypatch.setattr(plan_machine, "installed_flavours", lambda: {"tensorrt": "11.4.0"})
+    monkeypatch.setattr(plans, "find_plan", lambda *_: (plan, []))
+    monkeypatch.setattr(ort_cuda, "lacks", lambda: "it has no provider for it")
+    # No plan of this variant, and an ONNX Runtime for processors alone.
+    assert choose_engine(manifest, "fp32", directory=directory) == "ort"
+    monkeypatch.setattr(ort_cuda, "lacks", lambda: None)
+    assert choose_engine(manifest, "fp32", directory=directory) == "ort-cuda"
+    plan = "sm89-fp32"
+    assert choose_engine(manifest, "fp32", directory=directory) == "trt"
+    # What reads the ONNX file itself must not depend on the machine.
+    assert choose_engine(manifest, "fp32") == "ort"
+    assert choose_engine(manifest, "int8", directory=directory) == "ort"
+
+
+def test_trt_takes_plans_alone() -> None:
+    with pytest.raises(InputError, match=r"trt runs plans, got model\.onnx; build one of it"):
+        sessions.open_file(Path("model.onnx"), "fp32", "trt")
+    with pytest.raises(InputError, match="a plan has its precision, it cannot run bf16"):
+        sessions.open_file(Path("sm89-fp32.plan"), "fp32", "trt", precision="bf16")
 
 
 def test_sessions_import_no_engine_before_one_is_opened() -> None:

@@ -1,0 +1,318 @@
+"""The build step: ONNX variants of a deployment directory become TensorRT engines, with proof."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from albert_deploy.runtime.contract import CHOICES, VARIANTS, variant_named
+from albert_deploy.runtime.errors import ContractError, InputError
+from albert_deploy.runtime.manifest import (
+    check_file,
+    file_record,
+    is_intact,
+    read_manifest,
+    write_json,
+    write_manifest,
+    writing,
+)
+from albert_deploy.runtime.shapes import Profile
+from albert_deploy.runtime.targets import (
+    LOCAL,
+    Target,
+    can_run,
+    target_named,
+    target_of,
+    variants_for_engines,
+)
+
+if TYPE_CHECKING:
+    from albert_deploy.export.engine import Built, EngineConfig
+    from albert_deploy.export.proof import Proof
+
+ENGINES = "engines"
+RECORD_FORMAT = 1
+# Of a profile that nothing is known for: tuned for a few short texts, up to whatever fits.
+_OPTIMUM, _LARGEST_BATCH, _CHOICES = (8, 128), 32, 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildConfig:
+    """Which engines to build, and how.
+
+    Args:
+        targets: Keys of ``TARGETS``, or ``local`` for the GPU of this machine.
+        variants: Keys of ``VARIANTS``; None takes those of the directory that TensorRT reads
+            and the target computes.
+        flavour: Key of ``runtime.flavours.FLAVOURS``, or ``auto``.
+        profiles: Shapes that the engines take; None for ``default_profiles``.
+        tokens: What the profiles were chosen from, for the record.
+        engine: Settings of the builder; its profiles are replaced by those above.
+        force: Build again what is up to date.
+    """
+
+    targets: tuple[str, ...] = (LOCAL,)
+    variants: tuple[str, ...] | None = None
+    flavour: str = "auto"
+    profiles: tuple[Profile, ...] | None = None
+    tokens: Mapping[str, Any] | None = None
+    engine: EngineConfig | None = None
+    force: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the names.
+
+        Raises:
+            InputError: An unknown target or variant, or none.
+        """
+        if not self.targets:
+            raise InputError("no target is named; use --target local or one such as sm89")
+        for name in self.targets:
+            if name != LOCAL:
+                target_named(name)
+        for name in self.variants or ():
+            variant_named(name)
+
+
+def build(
+    directory: Path, config: BuildConfig, *, note: Callable[[str], None] = lambda _: None
+) -> dict[str, Any]:
+    """Build engines in a deployment directory; those up to date are left alone.
+
+    Each is written when its proofs hold, and not at all when one of them fails: an earlier
+    engine of the same name then stays.
+
+    Args:
+        directory: Deployment directory, or a build kit.
+        config: Options.
+        note: Called with a line about each engine.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        InputError: No deployment directory, a variant that is not there or not for TensorRT, or
+            a setting that the flavour does not have.
+        ContractError: A file was changed, TensorRT refuses it, or a proof failed.
+        MachineError: TensorRT is not installed or cannot build for the target here.
+    """
+    from albert_deploy.runtime.flavours import load_flavour
+
+    manifest = read_manifest(directory)
+    targets = [resolve(name) for name in config.targets]
+    jobs = [(t, v) for t in targets for v in chosen_variants(manifest, config.variants, t)]
+    flavours = {t.name: load_flavour(config.flavour, need=t) for t in targets}
+    settings = engine_config(manifest, config)
+    for target, variant in jobs:
+        name = f"{target.name}-{variant}"
+        flavour = flavours[target.name]
+        source = check_file(directory, manifest, VARIANTS[variant].file)
+        identity = {
+            "onnx": {
+                "file": VARIANTS[variant].file,
+                "sha256": manifest["files"][VARIANTS[variant].file]["sha256"],
+            },
+            "flavour": flavour.name,
+            "version": flavour.version,
+            "profiles": [p.to_json() for p in settings.profiles],
+            "settings": settings_json(settings),
+        }
+        if not config.force and _is_current(directory, manifest, name, identity):
+            note(f"{name}: up to date")
+            continue
+        from albert_deploy.export.engine import build_plan
+        from albert_deploy.export.proof import prove
+
+        built = build_plan(source, target, settings, flavour=flavour)
+        proofs = prove(
+            source,
+            variant,
+            layer_uses(directory),
+            built,
+            parameter_bytes=manifest["parameter_bytes"],
+        )
+        failed = [p for p in proofs if p.status == "failed"]
+        if failed:
+            raise ContractError(
+                f"the engine {name} is not what was asked for: "
+                + "; ".join(f"{p.name}: {p.found}, wanted {p.wanted}" for p in failed)
+                + f"; nothing was written to {directory / ENGINES}"
+            )
+        record = _record(manifest, target, variant, identity, built, proofs, config.tokens)
+        _write(directory, manifest, name, built.plan, record)
+        note(describe(name, record))
+    return manifest
+
+
+def resolve(name: str) -> Target:
+    """Return a target by name; ``local`` asks the GPU.
+
+    Raises:
+        InputError: Unknown name.
+        MachineError: ``local``, and there is no GPU here.
+    """
+    if name != LOCAL:
+        return target_named(name)
+    from albert_deploy.runtime.gpu import require_gpu
+
+    return target_of(require_gpu().capability)
+
+
+def chosen_variants(
+    manifest: Mapping[str, Any], asked: Sequence[str] | None, target: Target
+) -> tuple[str, ...]:
+    """Return the variants to build for a target.
+
+    Raises:
+        InputError: One that was asked for is not in the directory, or the target cannot run it.
+    """
+    there = [n for n in variants_for_engines() if VARIANTS[n].file in manifest["files"]]
+    if asked is None:
+        found = tuple(name for name in there if can_run(target, name) is None)
+        if not found:
+            raise InputError(
+                f"the directory holds no variant that {target.label} runs; make one with: "
+                "albert-deploy quantize DIR --variants fp16"
+            )
+        return found
+    for name in asked:
+        why = can_run(target, name)
+        if why is not None:
+            raise InputError(f"no engine of {name} for {target.name}: {why}")
+        if name not in there:
+            raise InputError(
+                f"the directory holds no {name}; it holds: {', '.join(there)}; make it with: "
+                f"albert-deploy quantize DIR --variants {name}"
+            )
+    return tuple(asked)
+
+
+def default_profiles(manifest: Mapping[str, Any]) -> tuple[Profile, ...]:
+    """Return one profile from a single token to the longest input, tuned for 8 rows of 128."""
+    longest = int(manifest["contract"]["max_length"])
+    choices = CHOICES in manifest["contract"]["inputs"][0]["axes"]
+    batch, length = _OPTIMUM
+    middle: tuple[int, ...] = (_CHOICES,) if choices else ()
+    most = tuple(2 * n for n in middle)
+    return (
+        Profile(
+            minimum=(1, *(1 for _ in middle), 1),
+            optimum=(batch, *middle, min(length, longest)),
+            maximum=(_LARGEST_BATCH, *most, longest),
+        ),
+    )
+
+
+def engine_config(manifest: Mapping[str, Any], config: BuildConfig) -> EngineConfig:
+    """Return the builder's settings with the profiles of a build filled in."""
+    from albert_deploy.export.engine import EngineConfig
+
+    profiles = config.profiles or default_profiles(manifest)
+    if config.engine is None:
+        return EngineConfig(profiles=profiles)
+    return replace(config.engine, profiles=profiles)
+
+
+def settings_json(settings: EngineConfig) -> dict[str, Any]:
+    """Return the settings that shape a plan, as a record holds them."""
+    from dataclasses import asdict
+
+    told = asdict(settings)
+    # Where times of kernels are kept does not shape the plan; shapes have their own entry.
+    for name in ("profiles", "timing_cache", "require_cache_hit"):
+        del told[name]
+    return told
+
+
+def layer_uses(directory: Path) -> int:
+    """Return how many times a layer runs: iterations times the layers of a group."""
+    config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    return int(config["num_hidden_layers"]) * int(config.get("inner_group_num", 1))
+
+
+def describe(name: str, record: Mapping[str, Any]) -> str:
+    """Return a line about an engine for people."""
+    counts = dict.fromkeys(("passed", "failed", "not proven"), 0)
+    for proof in record["proofs"]:
+        counts[proof["status"]] += 1
+    proofs = ", ".join(f"{n} {status}" for status, n in counts.items() if n)
+    return (
+        f"{name}: {record['bytes']:,} bytes in {record['build_ms'] / 1000:.1f} s with "
+        f"{record['flavour']} {record['version']}; proofs: {proofs}"
+    )
+
+
+def _record(
+    manifest: Mapping[str, Any],
+    target: Target,
+    variant: str,
+    identity: Mapping[str, Any],
+    built: Built,
+    proofs: Sequence[Proof],
+    tokens: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from albert_deploy.runtime.gpu import probe
+
+    gpu = probe()
+    facts = built.facts
+    return {
+        "format": RECORD_FORMAT,
+        "plan": f"{ENGINES}/{target.name}-{variant}.plan",
+        "sha256": hashlib.sha256(built.plan).hexdigest(),
+        "bytes": len(built.plan),
+        "task": manifest["task"],
+        "variant": variant,
+        "target": target.name,
+        "capability": list(built.capability),
+        **identity,
+        "driver": gpu.driver,
+        "built_on": {"gpu": gpu.devices[0].name if gpu.devices else None},
+        "version_compatible": identity["settings"]["version_compatible"],
+        "hardware_compatible": identity["settings"]["hardware_compatible"],
+        "stripped": identity["settings"]["strip"],
+        "inputs": manifest["contract"]["inputs"],
+        "outputs": manifest["contract"]["outputs"],
+        "timing_cache": built.timing_cache,
+        "parameter_bytes": manifest["parameter_bytes"],
+        "weights_bytes": facts.weights_bytes,
+        "scratch_bytes": facts.scratch_bytes,
+        "activation_bytes": facts.activation_bytes,
+        "build_ms": round(built.build_ms, 1),
+        "peak_bytes": built.peak_bytes,
+        "proofs": [asdict(proof) for proof in proofs],
+        **({"tokens": dict(tokens)} if tokens is not None else {}),
+    }
+
+
+def _write(
+    directory: Path, manifest: dict[str, Any], name: str, plan: bytes, record: dict[str, Any]
+) -> None:
+    file, told = record["plan"], f"{ENGINES}/{name}.json"
+    with writing(directory / file) as out:
+        out.write(plan)
+    write_json(directory / told, record)
+    manifest["files"] |= {n: file_record(directory / n) for n in (file, told)}
+    manifest.setdefault("engines", {})[name] = {
+        "file": file,
+        "record": told,
+        **{k: record[k] for k in ("target", "variant", "flavour", "version", "sha256")},
+    }
+    write_manifest(directory, manifest)
+
+
+def _is_current(
+    directory: Path, manifest: Mapping[str, Any], name: str, identity: Mapping[str, Any]
+) -> bool:
+    entry = manifest.get("engines", {}).get(name)
+    if entry is None or not all(
+        is_intact(directory, dict(manifest), entry[key]) for key in ("file", "record")
+    ):
+        return False
+    record = json.loads((directory / entry["record"]).read_text(encoding="utf-8"))
+    return all(record.get(key) == value for key, value in identity.items())
