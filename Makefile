@@ -17,7 +17,7 @@ ARGS     ?=
 JOBS     ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install export quantize validate build bench test test-fast check lint format types clean
+.PHONY: help install export quantize validate build bench gpu-bench gpu-test test test-fast check lint format types clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -74,6 +74,15 @@ bench: $(VENV)/.peers ## Measure size, load time and latency of OUT=..., or of A
 $(VENV)/.peers: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[peers]'
 	@touch $@
+
+gpu-bench: install ## Measure PyTorch, ONNX Runtime and TensorRT on this GPU, for docs/performance
+	$(BIN)/python -m albert_deploy.scripts.gpu_bench --models '$(OUT)/gpu-models' $(ARGS)
+
+gpu-test: install ## Run the tests that need a GPU; without one they are skipped, with the reason
+	@$(BIN)/python -c 'from albert_deploy.runtime.gpu import probe; found = probe(); \
+		print(*(gpu.name for gpu in found.devices), sep=", ") if found.devices else \
+		print("No GPU here, so that every test is skipped:", found.why)'
+	$(BIN)/python -m pytest -m gpu $(ARGS) tests
 
 test: install ## Run all tests, slow ones too
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)

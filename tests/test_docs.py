@@ -16,7 +16,7 @@ from albert_deploy.validation.datasets import DATASETS
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 FOLDERS = ("runtime", "export", "quantize", "validation", "scripts")
-DOCUMENTS = [p.relative_to(REPOSITORY).as_posix() for p in (REPOSITORY / "docs").glob("*.md")]
+DOCUMENTS = [p.relative_to(REPOSITORY).as_posix() for p in (REPOSITORY / "docs").rglob("*.md")]
 # Options of scripts that documents mention beside those of the command line.
 OF_SCRIPTS = {"--check", "--document", "--help"}
 
