@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from albert_deploy.export.engine_record import (
+    ENGINES,
+    describe,
+    engine_record,
+    is_current,
+    write_engine,
+)
+from albert_deploy.quantize.labels import label_of
 from albert_deploy.runtime.contract import CHOICES, VARIANTS, variant_named
 from albert_deploy.runtime.errors import ContractError, InputError
 from albert_deploy.runtime.manifest import (
     check_file,
-    file_record,
-    is_intact,
     read_manifest,
-    write_json,
-    write_manifest,
-    writing,
 )
 from albert_deploy.runtime.shapes import Profile
 from albert_deploy.runtime.targets import (
@@ -31,11 +33,10 @@ from albert_deploy.runtime.targets import (
 )
 
 if TYPE_CHECKING:
-    from albert_deploy.export.engine import Built, EngineConfig
-    from albert_deploy.export.proof import Proof
+    from albert_deploy.export.engine import EngineConfig
+    from albert_deploy.export.network import NetworkFacts
+    from albert_deploy.runtime.flavours import Flavour
 
-ENGINES = "engines"
-RECORD_FORMAT = 1
 # Of a profile that nothing is known for: tuned for a few short texts, up to whatever fits.
 _OPTIMUM, _LARGEST_BATCH, _CHOICES = (8, 128), 32, 4
 
@@ -100,12 +101,10 @@ def build(
         ContractError: A file was changed, TensorRT refuses it, or a proof failed.
         MachineError: TensorRT is not installed or cannot build for the target here.
     """
-    from albert_deploy.runtime.flavours import load_flavour
-
     manifest = read_manifest(directory)
     targets = [resolve(name) for name in config.targets]
     jobs = [(t, v) for t in targets for v in chosen_variants(manifest, config.variants, t)]
-    flavours = {t.name: load_flavour(config.flavour, need=t) for t in targets}
+    flavours = check_buildable(config)
     settings = engine_config(manifest, config)
     for target, variant in jobs:
         name = f"{target.name}-{variant}"
@@ -121,7 +120,7 @@ def build(
             "profiles": [p.to_json() for p in settings.profiles],
             "settings": settings_json(settings),
         }
-        if not config.force and _is_current(directory, manifest, name, identity):
+        if not config.force and is_current(directory, manifest, name, identity):
             note(f"{name}: up to date")
             continue
         from albert_deploy.export.engine import build_plan
@@ -134,6 +133,7 @@ def build(
             layer_uses(directory),
             built,
             parameter_bytes=manifest["parameter_bytes"],
+            kept=_kept_wide(manifest["variants"][variant], built.network),
         )
         failed = [p for p in proofs if p.status == "failed"]
         if failed:
@@ -142,10 +142,26 @@ def build(
                 + "; ".join(f"{p.name}: {p.found}, wanted {p.wanted}" for p in failed)
                 + f"; nothing was written to {directory / ENGINES}"
             )
-        record = _record(manifest, target, variant, identity, built, proofs, config.tokens)
-        _write(directory, manifest, name, built.plan, record)
+        record = engine_record(manifest, target, variant, identity, built, proofs, config.tokens)
+        write_engine(directory, manifest, name, built.plan, record)
         note(describe(name, record))
     return manifest
+
+
+def check_buildable(config: BuildConfig) -> dict[str, Flavour]:
+    """Return who builds for each target, by its name, before any long work is done.
+
+    Raises:
+        InputError: Unknown flavour.
+        MachineError: There is none that builds for one of the targets here.
+    """
+    from albert_deploy.runtime.flavours import aim, load_flavour
+
+    found = {}
+    for target in map(resolve, config.targets):
+        found[target.name] = load_flavour(config.flavour, need=target)
+        aim(found[target.name], None, target)
+    return found
 
 
 def resolve(name: str) -> Target:
@@ -234,85 +250,8 @@ def layer_uses(directory: Path) -> int:
     return int(config["num_hidden_layers"]) * int(config.get("inner_group_num", 1))
 
 
-def describe(name: str, record: Mapping[str, Any]) -> str:
-    """Return a line about an engine for people."""
-    counts = dict.fromkeys(("passed", "failed", "not proven"), 0)
-    for proof in record["proofs"]:
-        counts[proof["status"]] += 1
-    proofs = ", ".join(f"{n} {status}" for status, n in counts.items() if n)
-    return (
-        f"{name}: {record['bytes']:,} bytes in {record['build_ms'] / 1000:.1f} s with "
-        f"{record['flavour']} {record['version']}; proofs: {proofs}"
-    )
-
-
-def _record(
-    manifest: Mapping[str, Any],
-    target: Target,
-    variant: str,
-    identity: Mapping[str, Any],
-    built: Built,
-    proofs: Sequence[Proof],
-    tokens: Mapping[str, Any] | None,
-) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    from albert_deploy.runtime.gpu import probe
-
-    gpu = probe()
-    facts = built.facts
-    return {
-        "format": RECORD_FORMAT,
-        "plan": f"{ENGINES}/{target.name}-{variant}.plan",
-        "sha256": hashlib.sha256(built.plan).hexdigest(),
-        "bytes": len(built.plan),
-        "task": manifest["task"],
-        "variant": variant,
-        "target": target.name,
-        "capability": list(built.capability),
-        **identity,
-        "driver": gpu.driver,
-        "built_on": {"gpu": gpu.devices[0].name if gpu.devices else None},
-        "version_compatible": identity["settings"]["version_compatible"],
-        "hardware_compatible": identity["settings"]["hardware_compatible"],
-        "stripped": identity["settings"]["strip"],
-        "inputs": manifest["contract"]["inputs"],
-        "outputs": manifest["contract"]["outputs"],
-        "timing_cache": built.timing_cache,
-        "parameter_bytes": manifest["parameter_bytes"],
-        "weights_bytes": facts.weights_bytes,
-        "scratch_bytes": facts.scratch_bytes,
-        "activation_bytes": facts.activation_bytes,
-        "build_ms": round(built.build_ms, 1),
-        "peak_bytes": built.peak_bytes,
-        "proofs": [asdict(proof) for proof in proofs],
-        **({"tokens": dict(tokens)} if tokens is not None else {}),
-    }
-
-
-def _write(
-    directory: Path, manifest: dict[str, Any], name: str, plan: bytes, record: dict[str, Any]
-) -> None:
-    file, told = record["plan"], f"{ENGINES}/{name}.json"
-    with writing(directory / file) as out:
-        out.write(plan)
-    write_json(directory / told, record)
-    manifest["files"] |= {n: file_record(directory / n) for n in (file, told)}
-    manifest.setdefault("engines", {})[name] = {
-        "file": file,
-        "record": told,
-        **{k: record[k] for k in ("target", "variant", "flavour", "version", "sha256")},
-    }
-    write_manifest(directory, manifest)
-
-
-def _is_current(
-    directory: Path, manifest: Mapping[str, Any], name: str, identity: Mapping[str, Any]
-) -> bool:
-    entry = manifest.get("engines", {}).get(name)
-    if entry is None or not all(
-        is_intact(directory, dict(manifest), entry[key]) for key in ("file", "record")
-    ):
-        return False
-    record = json.loads((directory / entry["record"]).read_text(encoding="utf-8"))
-    return all(record.get(key) == value for key, value in identity.items())
+def _kept_wide(variant: Mapping[str, Any], network: NetworkFacts) -> set[str]:
+    """Return the products that a variant leaves wider on purpose, by node, as its manifest says."""
+    labels = {label for row in variant.get("coverage", ()) for label in row["real_inputs"] or ()}
+    nodes = set(variant.get("kept_float32") or ())
+    return {p.name for p in network.products if p.name in nodes or label_of(p.name) in labels}

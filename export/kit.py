@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from albert_deploy.export.build_step import (
-    ENGINES,
     BuildConfig,
     chosen_variants,
     engine_config,
     settings_json,
 )
+from albert_deploy.export.engine_record import ENGINES
 from albert_deploy.runtime.contract import VARIANTS
 from albert_deploy.runtime.directory import check_replaceable, publish, staged
 from albert_deploy.runtime.errors import ContractError, InputError

@@ -97,7 +97,7 @@ def reusable(out: Path, source: Source, task: str, *, force: bool) -> dict[str, 
         and manifest["task"] == task
         and manifest["versions"] == tool_versions()
     )
-    files = [n for n in manifest["files"] if not n.startswith(("onnx/", "reports/"))]
+    files = [n for n in manifest["files"] if not n.startswith(("onnx/", "reports/", "engines/"))]
     if same and all(is_intact(out, manifest, n) for n in [VARIANTS["fp32"].file, *files]):
         return manifest
     raise InputError(

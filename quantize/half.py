@@ -20,7 +20,7 @@ from albert_deploy.quantize.islands import (
     is_matrix_reader,
     islands,
 )
-from albert_deploy.quantize.points import label_of
+from albert_deploy.quantize.labels import label_of
 
 # Node -> reason, for those that real texts or weights kept in float32; JSON in the file.
 KEPT_KEY = "kept_float32"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,17 +9,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from albert_deploy.quantize.coverage import weight_uses
-
-_ITERATION = re.compile(r"^encoder/iteration_(\d+)/(?:group_\d+/layer_(\d+)|layer_\d+)/(.*)$")
-QUERY_KEY, PROBABILITIES = "query x key", "probabilities x value"
-# The two products of attention, by the number that the exporter appends to their names.
-_PRODUCTS = {
-    "attention/MatMul": QUERY_KEY,
-    "attention/MatMul_1": PROBABILITIES,
-    "attention/self/MatMul": QUERY_KEY,
-    "attention/self/MatMul_1": PROBABILITIES,
-}
-
+from albert_deploy.quantize.labels import ITERATION, label_of
 
 _MOVES = {"Reshape", "Transpose"}
 
@@ -66,7 +55,7 @@ def find_points(model: ir.Model) -> list[Point]:
         values = [origin(v) for v in node.inputs[: 1 if weight else 2] if v is not None]
         if any(v.is_initializer() or v.is_graph_input() for v in values):
             continue
-        match = _ITERATION.match(node.name)
+        match = ITERATION.match(node.name)
         points.append(
             Point(
                 node=node.name,
@@ -77,19 +66,6 @@ def find_points(model: ir.Model) -> list[Point]:
             )
         )
     return points
-
-
-def label_of(node: str) -> str:
-    """Return people's name for a node of an exported graph."""
-    match = _ITERATION.match(node)
-    path = match[3] if match else node
-    name = _PRODUCTS.get(path) or path.rpartition("/")[0].removeprefix("encoder/")
-    name = re.sub(r"^attention/(?:self/)?(query|key|value)$", r"\1", name)
-    name = name.replace("/", ".")
-    if match is None:
-        return name
-    inner = f" inner layer {int(match[2])}" if match[2] and int(match[2]) else ""
-    return f"encoder iteration {int(match[1])}{inner}, {name}"
 
 
 def activations(points: Iterable[Point]) -> dict[str, str]:

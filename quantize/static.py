@@ -32,7 +32,8 @@ from albert_deploy.quantize.inputs import Inputs, Matrix
 from albert_deploy.quantize.int8 import Int8Config, int8_exceptions
 from albert_deploy.quantize.islands import FLOAT16, HalfConfig
 from albert_deploy.quantize.key_bias import drop_key_bias
-from albert_deploy.quantize.points import PROBABILITIES, QUERY_KEY, Point, find_points
+from albert_deploy.quantize.labels import PROBABILITIES, QUERY_KEY
+from albert_deploy.quantize.points import Point, find_points
 from albert_deploy.quantize.qdq import Plan, Weight, insert_qdq
 from albert_deploy.quantize.ranges import MINMAX, rule_named, scale_of
 from albert_deploy.quantize.rounding import round_compensated

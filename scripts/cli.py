@@ -39,6 +39,12 @@ def cli() -> None:
 @options.dataset
 @options.quantization
 @options.validation
+@options.option(
+    "--target",
+    default=None,
+    metavar="NAME,…",
+    help="Build TensorRT engines for these GPUs too, see build; needs TensorRT.",
+)
 @options.pays
 @options.option("--lengths", default="32,128", help="Tokens of the rows that --require judges by.")
 def release(
@@ -50,6 +56,7 @@ def release(
     force: bool,
     variants: str,
     dataset: str | None,
+    target: str | None,
     speedup: float | None,
     size: float | None,
     lengths: str,
@@ -60,6 +67,7 @@ def release(
     SOURCE is a checkpoint's folder, a hub id, or a shipped sample (sample-sst2, sample-squad,
     which bring their data). This is what `make export` runs.
     """
+    from albert_deploy.export.build_step import BuildConfig
     from albert_deploy.export.step import ExportConfig
     from albert_deploy.scripts.release import ReleaseConfig, sample_data
     from albert_deploy.scripts.release import release as run
@@ -73,6 +81,7 @@ def release(
             variants=variants,
             default=sample_data(source, None, task=task),
         ),
+        build=None if target is None else BuildConfig(targets=options.targets(target)),
         pays=options.pays_config(speedup, size),
         lengths=options.numbers("--lengths", lengths),
         validate=options.validate_config(given, dataset=place),

@@ -167,7 +167,7 @@ def _config(directory: Path, target: str, given: dict[str, Any]) -> BuildConfig:
         },
     )
     return BuildConfig(
-        targets=tuple(name.strip().lower() for name in target.split(",") if name.strip()),
+        targets=options.targets(target),
         variants=None if given["variants"] is None else options.names(given["variants"]),
         flavour=given["flavour"],
         profiles=profiles,

@@ -296,6 +296,11 @@ def names(text: str) -> tuple[str, ...]:
     return found
 
 
+def targets(text: str) -> tuple[str, ...]:
+    """Split ``--target``."""
+    return tuple(name.strip().lower() for name in text.split(",") if name.strip())
+
+
 def numbers(name: str, text: str) -> tuple[int, ...]:
     """Split a list of numbers.
 

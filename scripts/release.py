@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from albert_deploy.export.build_step import BuildConfig, build, check_buildable
 from albert_deploy.export.source import find_checkpoint, identify_task
 from albert_deploy.export.step import ExportConfig, export_into, reusable
 from albert_deploy.quantize.step import QuantizeConfig, quantize
@@ -32,6 +33,7 @@ class ReleaseConfig:
     Args:
         export: See ``export``.
         quantize: See ``quantize``.
+        build: Engines to build, see ``build``; None builds none.
         validate: See ``validate``.
         pays: What is required of each variant; None measures nothing.
         lengths: Tokens of the rows that it is judged by.
@@ -39,6 +41,7 @@ class ReleaseConfig:
 
     export: ExportConfig = field(default_factory=ExportConfig)
     quantize: QuantizeConfig = field(default_factory=QuantizeConfig)
+    build: BuildConfig | None = None
     validate: ValidateConfig = field(default_factory=ValidateConfig)
     pays: PaysConfig | None = None
     lengths: tuple[int, ...] = (32, 128)
@@ -47,7 +50,7 @@ class ReleaseConfig:
 def release(
     source: str, config: ReleaseConfig, *, out: Path, note: Callable[[str], None] = lambda _: None
 ) -> tuple[Path, dict[str, Any]]:
-    """Export, quantize and validate a checkpoint.
+    """Export, quantize, where asked build engines, and validate a checkpoint.
 
     A new deployment directory is built beside ``out`` and put there in one step. One that fails
     its gate does not replace an earlier one: it is left in ``<out>.failed``.
@@ -71,6 +74,8 @@ def release(
     )
     task = identify_task(found.config, config.export.task)
     _check_data(task, config.validate)
+    if config.build is not None:
+        check_buildable(config.build)
     if reusable(out, found, task, force=config.export.force) is not None:
         note(f"{out} holds this export already")
         return out, _finish(out, config, note)
@@ -144,6 +149,8 @@ def _check_data(task: str, config: ValidateConfig) -> None:
 
 def _finish(directory: Path, config: ReleaseConfig, note: Callable[[str], None]) -> dict[str, Any]:
     quantize(directory, config.quantize, note=note)
+    if config.build is not None:
+        build(directory, config.build, note=note)
     report = validate(directory, config.validate, note=note)
     if config.pays is not None:
         note("measuring whether the variants pay")

@@ -6,16 +6,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from albert_deploy.validation import wording
+from albert_deploy.validation.engine_tables import engines_section
 from albert_deploy.validation.summary import after, columns_of, range_rows
 from albert_deploy.validation.tables import Cell, Long, Section, Table, filled, plain
 from albert_deploy.validation.wording import MISSING, compact, number
 
 
 def details(report: Mapping[str, Any]) -> list[Section]:
-    """Return parity, error trace, coverage, calibration and environment."""
+    """Return parity, error trace, engines, coverage, calibration and environment."""
     return [
         _parity(report),
         _trace(report),
+        engines_section(report),
         _coverage(report),
         _calibration(report),
         _environment(report),

@@ -186,7 +186,7 @@ def raise_for_verdict(report: Mapping[str, Any]) -> None:
         AlbertDeployError: The verdict is no pass and nothing in the report says why.
     """
     found: dict[str, list[str]] = {}
-    for name, variant in report["variants"].items():
+    for name, variant in (*report["variants"].items(), *report.get("engines", {}).items()):
         checks = variant.get("checks")
         if checks is None:
             checks = [{"verdict": FAIL} | breach for breach in variant.get("breaches", ())]

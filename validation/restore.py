@@ -13,7 +13,8 @@ import numpy as np
 import onnx_ir as ir
 
 from albert_deploy.export.graph import add_initializer, named_node
-from albert_deploy.quantize.points import QUERY_KEY, Point
+from albert_deploy.quantize.labels import QUERY_KEY
+from albert_deploy.quantize.points import Point
 from albert_deploy.quantize.qdq import real_type
 from albert_deploy.runtime.errors import ContractError
 from albert_deploy.validation.stored import Stored

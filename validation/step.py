@@ -22,6 +22,7 @@ from albert_deploy.runtime.measure import measured
 from albert_deploy.validation.baseline import Baseline, read_baseline
 from albert_deploy.validation.collect import Findings, add_blames, collect
 from albert_deploy.validation.datasets import Data, data_file, read_data
+from albert_deploy.validation.engines import engine_entries
 from albert_deploy.validation.evaluate import SOURCE, EvaluateConfig, Evidence
 from albert_deploy.validation.files import digest
 from albert_deploy.validation.gate import (
@@ -163,7 +164,8 @@ def validate(
         )
     for name, entry in entries.items():
         entry["blame"] = found.blames.get(name)
-    verdicts = {entry["verdict"] for entry in entries.values()}
+    engines = engine_entries(directory, manifest)
+    verdicts = {entry["verdict"] for entry in (*entries.values(), *engines.values())}
     report: dict[str, Any] = {
         "schema": SCHEMA,
         "verdict": next((v for v in ("fail", "undecided") if v in verdicts), "pass"),
@@ -182,6 +184,7 @@ def validate(
         "policy": policy.to_json(),
         "baseline": baseline.to_json() if baseline is not None else None,
         "variants": entries,
+        "engines": engines,
     }
     if report["verdict"] != "pass":
         report["reason"] = reason(report)
@@ -201,7 +204,8 @@ def _check_files(directory: Path, manifest: dict[str, Any], variants: list[str])
     of |= {f"{file}_data": name for file, name in of.items()}
     damaged: dict[str, str] = {}
     for file in manifest["files"]:
-        if file.startswith(f"{REPORTS}/"):
+        # Reports are written anew; of engines the report says what is wrong with each.
+        if file.startswith((f"{REPORTS}/", "engines/")):
             continue
         try:
             check_file(directory, manifest, file)

@@ -10,6 +10,8 @@ from typing import Any
 from tabulate import tabulate
 
 from albert_deploy.validation import wording
+from albert_deploy.validation.engine_tables import COLUMNS as ENGINE_COLUMNS
+from albert_deploy.validation.engine_tables import engine_rows
 from albert_deploy.validation.verdicts import PASS, advice, all_checks, reason
 from albert_deploy.validation.wording import MISSING
 
@@ -80,6 +82,7 @@ def summary(
         "output, on rows and grid together. Engine: what ran the file here.",
         "",
         *_trace(report, pictures=pictures),
+        *_engines(report),
         *_coverage(report),
         *_calibration(report, pictures=pictures),
         *(f"{text}\n" for text in more),
@@ -180,6 +183,11 @@ def _trace(report: Mapping[str, Any], *, pictures: bool) -> list[str | _Folded]:
         "",
         *["![error trace](trace.svg)", ""] * pictures,
     ]
+
+
+def _engines(report: Mapping[str, Any]) -> list[str]:
+    rows = engine_rows(report)
+    return ["## Engines", "", markdown(rows, ENGINE_COLUMNS), ""] if rows else []
 
 
 def _coverage(report: Mapping[str, Any]) -> list[str | _Folded]:

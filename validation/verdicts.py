@@ -36,13 +36,14 @@ _MORE_ROWS = (
 
 
 def all_checks(report: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the checks of all variants, failing ones first, each with its ``variant``.
+    """Return the checks of all variants and engines, failing ones first, each with its ``variant``.
 
     A variant that could not be run has an ``error``. An older report has no checks: its breaches
     stand for them, and where it has none its verdict. A verdict that is not known is an error.
     """
     found = []
-    for name, variant in report.get("variants", {}).items():
+    judged = [*report.get("variants", {}).items(), *report.get("engines", {}).items()]
+    for name, variant in judged:
         found += [{"variant": name} | check for check in _checks(variant)]
     if report.get("performance"):
         found.append(

@@ -12,14 +12,8 @@ import onnx_ir as ir
 import pytest
 
 from albert_deploy.export.onnx_file import load
-from albert_deploy.quantize.points import (
-    PROBABILITIES,
-    QUERY_KEY,
-    Point,
-    activations,
-    find_points,
-    label_of,
-)
+from albert_deploy.quantize.labels import PROBABILITIES, QUERY_KEY, label_of
+from albert_deploy.quantize.points import Point, activations, find_points
 
 ALBERT = ("query", "key", "value", "attention.dense", "ffn", "ffn_output")
 BERT = ("query", "key", "value", "attention.output.dense", "intermediate.dense", "output.dense")

@@ -23,7 +23,8 @@ from albert_deploy.quantize.coverage import (
     coverage,
     weight_uses,
 )
-from albert_deploy.quantize.points import QUERY_KEY, find_points, origin
+from albert_deploy.quantize.labels import QUERY_KEY
+from albert_deploy.quantize.points import find_points, origin
 from albert_deploy.quantize.qdq import real_type
 from albert_deploy.quantize.schemes import SCHEMES
 from albert_deploy.quantize.static import StaticConfig

@@ -100,6 +100,35 @@ def build_full_report() -> dict[str, Any]:
         "policy": {"int8": {"margin": 1.0, "confidence": 0.95}, "file": None},
         "baseline": {"file": "baseline.json", "sha256": "ef" * 32, "scores": {"accuracy": 81.9}},
         "variants": variants,
+        "engines": {"sm89-fp16": _engine()},
+    }
+
+
+def _engine() -> dict[str, Any]:
+    return {
+        "file": "engines/sm89-fp16.plan",
+        "sha256": "34" * 32,
+        "variant": "fp16",
+        "target": "sm89",
+        "flavour": "tensorrt_rtx",
+        "version": "1.7.1.116",
+        "bytes": 31_164_284,
+        "weights_bytes": 23_497_088,
+        "parameter_bytes": 46_740_000,
+        "scratch_bytes": 23_924_736,
+        "activation_bytes": 23_924_736,
+        "build_ms": 3400.5,
+        "verdict": "pass",
+        "checks": [_check("contract", "sharing", "pass", "23,497,088 bytes", None, None)],
+        "proofs": [
+            {
+                "name": "sharing",
+                "status": "passed",
+                "found": "23,497,088 bytes of weights",
+                "wanted": "at most 26,722,000 bytes",
+                "why": "the build log says so",
+            }
+        ],
     }
 
 
