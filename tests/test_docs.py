@@ -55,7 +55,7 @@ def test_the_readme_has_every_data_set_with_its_task_file_and_scores() -> None:
         assert tuple(re.findall(r"`([^`]+)`", scores)) == dataset.metrics
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/gate.md", "docs/ci.md"])
+@pytest.mark.parametrize("name", ["README.md", "docs/gate.md", "docs/ci.md", "docs/engines.md"])
 def test_every_option_that_is_mentioned_exists(name: str) -> None:
     text = (REPOSITORY / name).read_text(encoding="utf-8")
     known = {o for command in cli.commands.values() for p in command.params for o in p.opts}

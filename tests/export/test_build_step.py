@@ -263,3 +263,20 @@ def test_default_profiles_take_every_length_and_choices(
     )
     assert [str(p) for p in default_profiles(manifest)] == ["1x1x1:8x4x64:32x8x64"]
     assert layer_uses(tmp_path / "choices") == 6
+
+
+def test_a_kit_needs_the_runtime_and_tensorrt_alone(directory: Path) -> None:
+    kit = write_kit(directory, "sm89", SM89)
+    program = """
+import sys
+for name in ("torch", "transformers", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "optimum",
+             "scipy", "sklearn", "matplotlib", "jinja2", "safetensors", "huggingface_hub"):
+    sys.modules[name] = None
+from albert_deploy.scripts.cli import main
+main(["build", sys.argv[1]])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(kit)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert (kit / PLAN).is_file()
