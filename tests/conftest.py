@@ -90,7 +90,7 @@ def make_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., P
             "vocab_size": 200,
             "hidden_size": 32,
             "num_hidden_layers": 3,
-            "num_attention_heads": 4,
+            "num_attention_heads": 2,
             "intermediate_size": 64,
             "max_position_embeddings": 64,
         }
@@ -121,8 +121,8 @@ def make_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., P
 def exports_are_made_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Export each checkpoint once in a test run, whichever file or process asks for it again.
 
-    Tracing takes most of the time of most tests. Those of the export itself, in their own
-    folder, always trace.
+    Tracing takes most of the time of most tests. See ``really_exported`` for those that need it
+    done twice.
     """
     from albert_deploy.export import step
     from albert_deploy.export.source import Source
@@ -154,10 +154,21 @@ def exports_are_made_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         write_manifest(work, made)
         return made
 
+    export_into.really = real  # type: ignore[attr-defined]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(step, "export_into", export_into)
         patch.setattr(release, "export_into", export_into)
         yield
+
+
+@pytest.fixture
+def really_exported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Export whatever a test asks for, although the same was exported before."""
+    from albert_deploy.export import step
+    from albert_deploy.scripts import release
+
+    for module in (step, release):
+        monkeypatch.setattr(module, "export_into", module.export_into.really)  # type: ignore[attr-defined]
 
 
 @pytest.fixture(scope="session")

@@ -126,6 +126,7 @@ def test_an_untied_decoder_keeps_its_own_matrix(make_checkpoint: Make, tmp_path:
     assert sum(sorted(t.dims) == [16, 200] for t in graph.initializer) == 2
 
 
+@pytest.mark.usefixtures("really_exported")
 def test_two_exports_are_byte_identical(make_checkpoint: Make, tmp_path: Path) -> None:
     source = make_checkpoint("pretraining")
     moved = tmp_path / "moved"

@@ -18,8 +18,8 @@ MISS = (
     "`BuilderFlag::kERROR_ON_TIMING_CACHE_MISS` is set."
 )
 
-# What the bindings of TensorRT 11.4.0.106 hold of the names used here, read out of their binary:
-# they cannot be imported without the libraries.
+# Names used here that the bindings of TensorRT 10.16.1.11 and 11.4.0.106 both hold, read out of
+# their binaries: they cannot be imported without the libraries.
 _NAMES = (
     "AMPERE_PLUS BuilderFlag DETAILED ERROR_ON_TIMING_CACHE_MISS EXCLUDE_LEAN_RUNTIME "
     "HardwareCompatibilityLevel IConstantLayer ITimingCache JSON LAYER_NAMES_ONLY "
@@ -32,7 +32,7 @@ _NAMES = (
     "hardware_compatibility_level node_name node_operator num_inputs num_layers parse_from_file "
     "profiling_verbosity set_flag set_memory_pool_limit set_shape set_timing_cache"
 )
-RECORDED_11 = frozenset(_NAMES.split())
+RECORDED = frozenset(_NAMES.split())
 # The API of 10.x as its documentation has it; removed in 11.
 REMOVED_IN_11 = ("FP16", "BF16", "INT8", "FP8", "OBEY_PRECISION_CONSTRAINTS")
 

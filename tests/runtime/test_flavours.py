@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from fake_trt import RECORDED_11, REMOVED_IN_11, Config, Severity, fake_trt, members
+from fake_trt import RECORDED, REMOVED_IN_11, Config, Severity, fake_trt, members
 
 from albert_deploy.runtime import flavours
 from albert_deploy.runtime.errors import InputError, MachineError
@@ -64,8 +64,10 @@ def test_the_fakes_have_the_members_of_the_real_bindings() -> None:
     assert members(fake_trt("tensorrt_rtx", "1.7.1.116")) <= real
     # What is common to all flavours is in both; RTX alone builds ahead of time.
     rest = {"IntEnum", "ILogger", "Builder", "Runtime", "Severity", "log", "serialize", "NONE"}
-    assert members(fake_trt("tensorrt", "11.4.0.106")) - rest <= RECORDED_11
-    assert "ComputeCapability" not in RECORDED_11
+    for version in ("10.16.1.11", "11.4.0.106"):
+        old = {"FP16", "BF16", "INT8", "FP8", "OBEY_PRECISION_CONSTRAINTS", "EXPLICIT_BATCH"}
+        assert members(fake_trt("tensorrt", version)) - rest - old <= RECORDED
+    assert "ComputeCapability" not in RECORDED
 
 
 @pytest.mark.parametrize(("name", "version"), VERSIONS)
