@@ -89,6 +89,12 @@ validation = _together(
         metavar="FILE",
         help="reports/validation.json of an earlier release, to fail on a regression.",
     ),
+    option(
+        "--engine",
+        default="auto",
+        help="What runs the variants that it can run: ort, openvino, ort-cuda, or trt for their "
+        "plans. By default the engine of each ONNX file.",
+    ),
     option("--truncate", is_flag=True, help="Cut over-long texts instead of refusing them."),
     option("--workers", default=1, type=click.IntRange(min=1), help="Processes that run rows."),
     option(
@@ -266,6 +272,7 @@ def validate_config(
         source=source,
         gate=given["gate"],
         baseline=given["baseline"],
+        engine=given["engine"],
         blame_trials=given["blame_trials"],
         allow_calibration_rows=allow_calibration_rows,
         evaluate=EvaluateConfig(

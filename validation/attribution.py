@@ -10,13 +10,22 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from albert_deploy.runtime.contract import VARIANTS
 from albert_deploy.runtime.errors import InputError
 from albert_deploy.runtime.manifest import check_file
-from albert_deploy.runtime.session import ENGINES, Feeds, Session, choose_engine, open_file
+from albert_deploy.runtime.session import (
+    AUTO,
+    ENGINES,
+    Feeds,
+    Session,
+    choose_engine,
+    open_file,
+    open_session,
+)
 from albert_deploy.validation.parity import Difference
 
 EXPORT, CONVERT, ENGINE = "export", "quantize", "engine"
@@ -30,6 +39,8 @@ def attribute(
     variants: Sequence[str],
     rows: Sequence[Feeds],
     source: Session,
+    *,
+    engine: str = AUTO,
 ) -> dict[str, list[dict[str, Any]]]:
     """Measure each stage of each variant.
 
@@ -42,6 +53,7 @@ def attribute(
         variants: Keys of ``VARIANTS``.
         rows: Inputs, int64 [batch, sequence] or [batch, choices, sequence] each.
         source: The fp32 PyTorch checkpoint.
+        engine: See ``open_variant``.
 
     Returns:
         By variant a list of rows: ``stage`` (``export``, ``quantize`` or ``engine``), ``output``,
@@ -55,10 +67,7 @@ def attribute(
     if not rows:
         raise InputError("got no rows to attribute errors on; give some")
 
-    def deployed(name: str) -> Session:
-        path = check_file(directory, dict(manifest), VARIANTS[name].file)
-        return open_file(path, name, choose_engine(manifest, name))
-
+    deployed = partial(open_variant, directory, manifest, engine=engine)
     found: dict[str, list[dict[str, Any]]] = {}
     with contextlib.ExitStack() as stack:
         plain = stack.enter_context(_written(directory, manifest, "fp32") or deployed("fp32"))
@@ -69,13 +78,39 @@ def attribute(
                 literal: Session | None = plain
                 if name != "fp32" and (literal := _written(directory, manifest, name)) is not None:
                     opened.enter_context(literal)
-                engine = opened.enter_context(deployed(name))
+                running = opened.enter_context(deployed(name))
                 if name != "fp32":
-                    pairs[CONVERT] = (plain, literal or engine)
+                    pairs[CONVERT] = (plain, literal or running)
                 if literal is not None:
-                    pairs[ENGINE] = (literal, engine)
+                    pairs[ENGINE] = (literal, running)
                 found[name] = [*found_fp32, *_compare(pairs, rows)]
     return found
+
+
+def open_variant(
+    directory: Path, manifest: Mapping[str, Any], variant: str, engine: str = AUTO
+) -> Session:
+    """Open a variant in an engine if that runs it, else in the one of its ONNX file.
+
+    Args:
+        directory: Deployment directory.
+        manifest: Its manifest.
+        variant: Key of ``VARIANTS``.
+        engine: Key of ``ENGINES``; ``auto`` is the engine of the file, and no plan of it that a
+            GPU here could run.
+
+    Raises:
+        InputError: Unknown variant or engine.
+        ContractError: The file is not the one that the manifest records, or is refused.
+        MachineError: The engine cannot run here.
+    """
+    row = VARIANTS[variant]
+    if engine not in (*row.engines, *row.gpu_engines):
+        engine = AUTO
+    chosen = choose_engine(manifest, variant, engine)
+    if chosen == "trt":
+        return open_session(directory, variant=variant, engine=chosen)
+    return open_file(check_file(directory, dict(manifest), row.file), variant, chosen)
 
 
 def engine_as_written(variant: str) -> str | None:

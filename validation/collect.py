@@ -11,8 +11,9 @@ from typing import Any
 
 from albert_deploy.runtime.contract import TASKS, VARIANTS
 from albert_deploy.runtime.errors import AlbertDeployError, ContractError
-from albert_deploy.runtime.session import Feeds, Session, choose_engine, open_session
+from albert_deploy.runtime.session import AUTO, Feeds, Session, open_session
 from albert_deploy.runtime.tasks import load_tokenizer
+from albert_deploy.validation.attribution import attribute, open_variant
 from albert_deploy.validation.datasets import Data
 from albert_deploy.validation.evaluate import (
     SOURCE,
@@ -41,6 +42,7 @@ class Findings:
         traced: Rows that the trace and the stages were taken on.
         grid: Output -> comparison on the edge grid.
         engines: Name of the engine that ran it.
+        plans: ``file`` and ``sha256`` of what that engine loaded, where it is not the ONNX file.
         metamorphic: Rows of ``metamorphic``.
         weights: Rows of ``check_weights``.
         stages: Rows of ``attribute``.
@@ -53,6 +55,7 @@ class Findings:
     traced: int = 0
     grid: dict[str, dict[str, Difference]] = field(default_factory=dict)
     engines: dict[str, str] = field(default_factory=dict)
+    plans: dict[str, dict[str, str]] = field(default_factory=dict)
     metamorphic: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     weights: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     stages: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
@@ -73,6 +76,7 @@ def collect(
     reports: Path,
     closer_rows: int,
     damaged: Mapping[str, str],
+    engine: str = AUTO,
     note: Callable[[str], None] = lambda _: None,
 ) -> tuple[Evidence, Findings]:
     """Run the source and every variant that can be run, and look closer at what they do.
@@ -88,6 +92,8 @@ def collect(
         reports: Folder that keeps predictions and progress.
         closer_rows: Rows of the trace, the stages and the metamorphic checks; 0 makes none.
         damaged: Variants that cannot be run, with the reason.
+        engine: Key of ``ENGINES`` for the variants that it runs; the others, and with ``auto``
+            all of them, have the engine of the ONNX file.
         note: Called with a line about each stage.
 
     Raises:
@@ -96,6 +102,7 @@ def collect(
     """
     contract, failures = manifest["contract"], dict(damaged)
     refused: dict[str, str] = {}
+    plans: dict[str, dict[str, str]] = {}
     heads = TASKS[manifest["task"]].outputs
     argmax = {o.name_in(contract["family"]): o.argmax_axis is not None for o in heads}
     decide = decisions(contract, argmax)
@@ -108,10 +115,12 @@ def collect(
                 if name in failures:
                     continue
                 try:
-                    # The file itself, and not a plan of it that a GPU here could run.
-                    engine = choose_engine(manifest, name)
-                    opened = open_session(directory, variant=name, engine=engine)
+                    opened = open_variant(directory, manifest, name, engine)
                     sessions[name] = stack.enter_context(opened)
+                    record = getattr(opened, "record", None)
+                    if record is not None:
+                        plans[name] = {"file": record.file, "sha256": record.sha256}
+                        files[name] = record.sha256
                 except AlbertDeployError as error:
                     failures[name] = str(error)
                     if isinstance(error, ContractError):
@@ -140,12 +149,13 @@ def collect(
             rows = evidence.feeds[:closer_rows]
             found = Findings(cases=len(cases), traced=len(rows), grid=grid, broken=refused)
             found.engines = {name: session.engine for name, session in sessions.items()}
+            found.plans = plans
             if rows:
                 _metamorphic(manifest, sessions, evidence, found, limit)
         # Only now, when the other sessions have given their memory back.
         if rows:
             note(f"error trace and stages on {len(rows)} rows")
-            _stages(directory, manifest, reference, evidence, found, rows)
+            _stages(directory, manifest, reference, evidence, found, rows, engine)
     return evidence, found
 
 
@@ -179,10 +189,10 @@ def _stages(
     evidence: Evidence,
     found: Findings,
     rows: Sequence[Feeds],
+    engine: str,
 ) -> None:
     """Add the weights, the stages and the trace of what runs; all need the fp32 file."""
     from albert_deploy.export.onnx_file import load
-    from albert_deploy.validation.attribution import attribute
     from albert_deploy.validation.weights_check import check_weights
 
     alive = [name for name in found.engines if name not in (SOURCE, *evidence.failures)]
@@ -195,7 +205,9 @@ def _stages(
         found.broken[FP32] = str(error)  # nothing can be compared with it
         return
     found.stages = _each(
-        lambda names: attribute(directory, manifest, names, rows, reference), alive, found.broken
+        lambda names: attribute(directory, manifest, names, rows, reference, engine=engine),
+        alive,
+        found.broken,
     )
     compared = [name for name in alive if name not in (FP32, *found.broken)]
     for name in compared:

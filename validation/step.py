@@ -19,6 +19,7 @@ from albert_deploy.runtime.manifest import (
     write_manifest,
 )
 from albert_deploy.runtime.measure import measured
+from albert_deploy.runtime.session import AUTO, ENGINES
 from albert_deploy.validation.baseline import Baseline, read_baseline
 from albert_deploy.validation.collect import Findings, add_blames, collect
 from albert_deploy.validation.datasets import Data, data_file, read_data
@@ -59,6 +60,8 @@ class ValidateConfig:
         baseline: ``reports/validation.json`` of an earlier release, which scores may not fall
             far below.
         evaluate: How rows are run.
+        engine: Key of ``ENGINES`` that runs the variants, such as ``trt`` for their plans; those
+            that it does not run, and with ``auto`` all, run in the engine of their ONNX file.
         trace_rows: Rows on which the error trace, the stages and the metamorphic checks are made,
             of the first ``evaluate.grid_texts``; 0 makes none.
         blame_trials: Trials of the search for what makes a variant fail; 0 searches nothing.
@@ -76,6 +79,7 @@ class ValidateConfig:
     gate: Path | None = None
     baseline: Path | None = None
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    engine: str = AUTO
     trace_rows: int = 32
     blame_trials: int = 40
     allow_calibration_rows: bool = False
@@ -87,6 +91,9 @@ class ValidateConfig:
                 f"trace_rows is {self.trace_rows}; it must be 0 for no error trace, or up to "
                 f"grid_texts, {self.evaluate.grid_texts}"
             )
+        if self.engine not in (AUTO, *ENGINES):
+            known = ", ".join((AUTO, *ENGINES))
+            raise InputError(f"unknown engine {self.engine!r}; use one of: {known}")
         if self.blame_trials < 0 or 0 < self.blame_trials < 3:
             raise InputError(f"blame_trials is {self.blame_trials}; use 0 or at least 3")
 
@@ -136,6 +143,7 @@ def validate(
             reports=directory / REPORTS,
             closer_rows=config.trace_rows,
             damaged=damaged,
+            engine=config.engine,
             note=note,
         )
         rules = {
@@ -319,6 +327,7 @@ def _entry(
     )
     return entry | {
         "engine": found.engines.get(name),
+        "plan": found.plans.get(name),
         "latency": manifest["variants"][name].get("latency"),
         "stages": found.stages.get(name, []),
         "metamorphic": odd,

@@ -215,7 +215,8 @@ def _variant(name: str, index: int, verdict: str) -> dict[str, Any]:
         "file": f"onnx/model_{name}.onnx",
         "sha256": f"{index}a" * 32,
         "bytes": 20_909_029 // (index + 1),
-        "engine": "openvino" if name == "int8-qdq" else "ort",
+        "engine": "openvino" if name == "int8-qdq" else "trt" if name == "fp16" else "ort",
+        "plan": {"file": "engines/sm89-fp16.plan", "sha256": "34" * 32} if name == "fp16" else None,
         "verdict": verdict,
         "failure": None,
         "checks": [

@@ -297,11 +297,11 @@ class Sleeping:
     def __enter__(self): return self
     def __exit__(self, *_): self.close()
 
-real = collect.open_session
-def opened(directory, *, variant, **options):
-    session = real(directory, variant=variant, **options)
+real = collect.open_variant
+def opened(directory, manifest, variant, engine):
+    session = real(directory, manifest, variant, engine)
     return Sleeping(session) if variant == "int8" else session
-collect.open_session = opened
+collect.open_variant = opened
 main(sys.argv[1:])
 """
 COMMANDS = {"computes for ever": ("-m", "albert_deploy.scripts.cli"), "sleeps": ("-c", SLEEPING)}

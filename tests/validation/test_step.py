@@ -6,19 +6,23 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from albert_deploy.export.step import ExportConfig, export
 from albert_deploy.quantize.step import QuantizeConfig, quantize
-from albert_deploy.runtime.errors import InputError
+from albert_deploy.runtime.errors import InputError, MachineError
 from albert_deploy.runtime.manifest import (
     is_intact,
     read_manifest,
     sha256_of,
     write_manifest,
 )
+from albert_deploy.runtime.session import ENGINES
+from albert_deploy.validation import collect
+from albert_deploy.validation.attribution import open_variant
 from albert_deploy.validation.datasets import data_file
 from albert_deploy.validation.evaluate import EvaluateConfig
 from albert_deploy.validation.report import REPORTS
@@ -152,3 +156,48 @@ def test_data_file_is_what_is_read(tmp_path: Path) -> None:
     assert data_file("sst2", tmp_path / "mine.tsv", "train") == tmp_path / "mine.tsv"
     with pytest.raises(InputError, match="no split 'test'"):
         data_file("sst2", tmp_path, "test")
+
+
+def test_an_engine_of_choice_runs_what_it_can_run(
+    directory: Path, assert_documented: Callable[[dict[str, Any]], None]
+) -> None:
+    few = EvaluateConfig(unlabelled_rows=2, grid_texts=2)
+    config = ValidateConfig(engine="openvino", evaluate=few, trace_rows=0, blame_trials=0)
+    report = validate(directory, config)
+    assert_documented(report)
+    assert {v["engine"] for v in report["variants"].values()} == {"openvino"}
+    assert {v["plan"] for v in report["variants"].values()} == {None}
+    with pytest.raises(InputError, match="unknown engine 'tpu'; use one of: auto, ort, openvino"):
+        ValidateConfig(engine="tpu")
+    assert _chosen(directory, "int8", "trt") == "ort"  # No plan is made of it.
+    if not ENGINES["trt"].installed:
+        with pytest.raises(MachineError, match="trt"):
+            _chosen(directory, "fp32", "trt")
+
+
+def _chosen(directory: Path, variant: str, engine: str) -> str:
+    with open_variant(directory, read_manifest(directory), variant, engine) as session:
+        return session.engine
+
+
+def test_the_report_names_the_plan_that_was_run(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = collect.open_variant
+
+    def opened(*arguments: Any) -> Any:
+        session = real(*arguments)
+        if arguments[2] == "fp32":
+            session.engine = "trt"  # type: ignore[misc]
+            session.record = SimpleNamespace(  # type: ignore[attr-defined]
+                file="engines/sm89-fp32.plan", sha256="12" * 32
+            )
+        return session
+
+    monkeypatch.setattr(collect, "open_variant", opened)
+    few = EvaluateConfig(unlabelled_rows=2, grid_texts=2)
+    report = validate(directory, ValidateConfig(evaluate=few, trace_rows=0, blame_trials=0))
+    fp32, int8 = report["variants"]["fp32"], report["variants"]["int8"]
+    assert fp32["engine"] == "trt"
+    assert fp32["plan"] == {"file": "engines/sm89-fp32.plan", "sha256": "12" * 32}
+    assert int8["plan"] is None
