@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Protocol, Self
 
 import numpy as np
@@ -13,6 +13,7 @@ from albert_deploy.runtime.contract import variant_named
 from albert_deploy.runtime.engines import ENGINES
 from albert_deploy.runtime.errors import InputError, MachineError
 from albert_deploy.runtime.manifest import check_file, read_manifest
+from albert_deploy.runtime.onnx_locations import external_files
 
 __all__ = [
     "AUTO",
@@ -108,6 +109,8 @@ def open_session(
         # What a file runs in one piece, its plan may have to run in several.
         return open_trt(directory, variant, TrtConfig(policy="pad"))
     path = check_file(directory, manifest, row.file)
+    for name in sorted(external_files(path)):
+        check_file(directory, manifest, str(PurePosixPath(row.file).with_name(name)))
     return open_file(path, variant, chosen, threads=threads, precision=precision)
 
 

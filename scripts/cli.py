@@ -17,7 +17,14 @@ from albert_deploy.runtime.errors import (
     AlbertDeployError,
     MachineError,
 )
-from albert_deploy.scripts import cli_engines, cli_evidence, cli_speed, options
+from albert_deploy.scripts import (
+    cli_bundle,
+    cli_engines,
+    cli_evidence,
+    cli_predict,
+    cli_speed,
+    options,
+)
 
 _EPILOG = "Exit codes:\n\n\b\n" + "\n".join(f"{c:>4}  {text}" for c, text in EXIT_CODES.items())
 
@@ -139,11 +146,14 @@ def quantize(directory: Path, variants: str, force: bool, **quantization: Any) -
 
 
 for command in (
+    cli_bundle.bundle,
+    cli_bundle.verify,
     cli_engines.build,
     cli_engines.doctor,
     cli_evidence.validate,
     cli_evidence.compare,
     cli_evidence.gate,
+    cli_predict.predict,
     cli_speed.bench,
     cli_speed.profile,
 ):

@@ -1,0 +1,132 @@
+"""Options of a call: how texts are read and answers made, and which task takes which."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, fields
+from typing import Any
+
+from albert_deploy.runtime.errors import InputError
+from albert_deploy.runtime.prepared import at_least
+
+
+class Usual(enum.Enum):
+    """Stands for a ``top_k`` that was not given: None already means all."""
+
+    USUAL = "usual"
+
+
+USUAL = Usual.USUAL
+AGGREGATIONS = ("none", "simple")
+FUNCTIONS = ("sigmoid", "softmax", "none")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How texts are read and answers made; names and defaults are those of transformers.
+
+    Args:
+        batch_size: Rows that run at once.
+        truncation: Cut over-long texts; otherwise they are an error.
+        max_length: Most tokens of a row; None for what the model takes.
+        top_k: How many answers; None for all. Left out, text classification gives its best label
+            by itself and not in a list.
+        function_to_apply: ``sigmoid``, ``softmax`` or ``none``; None for what the model is for.
+        aggregation_strategy: ``none`` for tokens, ``simple`` for groups of tokens.
+        ignore_labels: Labels whose tokens are left out.
+        pooled: Give one vector for the text, not one for each token.
+        doc_stride: Tokens that two windows of a long context share; None for a half of the
+            window, at most 128.
+        max_seq_len: Tokens of a window; None for what the model takes, at most 384.
+        max_question_len: Tokens of a question; the rest is cut.
+        max_answer_len: Tokens of an answer.
+        handle_impossible_answer: The empty answer is one too, with the score of [CLS].
+        align_to_words: Widen answers to whole words of the tokenizer.
+
+    Raises:
+        InputError: A value is out of range.
+    """
+
+    batch_size: int = 8
+    truncation: bool = False
+    max_length: int | None = None
+    top_k: int | Usual | None = USUAL
+    function_to_apply: str | None = None
+    aggregation_strategy: str = "none"
+    ignore_labels: tuple[str, ...] = ("O",)
+    pooled: bool = False
+    doc_stride: int | None = None
+    max_seq_len: int | None = None
+    max_question_len: int = 64
+    max_answer_len: int = 15
+    handle_impossible_answer: bool = False
+    align_to_words: bool = True
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        for name in ("batch_size", "max_length", "max_seq_len"):
+            at_least(name, getattr(self, name))
+        at_least("max_question_len", self.max_question_len)
+        at_least("max_answer_len", self.max_answer_len)
+        at_least("doc_stride", self.doc_stride, 0)
+        if not isinstance(self.top_k, Usual):
+            at_least("top_k", self.top_k)
+        _one_of("aggregation_strategy", self.aggregation_strategy, AGGREGATIONS)
+        if self.function_to_apply is not None:
+            _one_of("function_to_apply", self.function_to_apply, FUNCTIONS)
+
+    @property
+    def best(self) -> bool:
+        """Whether no ``top_k`` was given."""
+        return isinstance(self.top_k, Usual)
+
+    def count(self, usual: int, available: int) -> int:
+        """Return how many answers of those available to give; ``usual`` without a ``top_k``."""
+        wanted = usual if isinstance(self.top_k, Usual) else self.top_k
+        return available if wanted is None else min(wanted, available)
+
+
+_TEXT = ("batch_size", "truncation", "max_length")
+# Task -> the options that it takes.
+TAKES: dict[str, tuple[str, ...]] = {
+    "feature-extraction": (*_TEXT, "pooled"),
+    "pretraining": (*_TEXT, "top_k"),
+    "fill-mask": (*_TEXT, "top_k"),
+    "text-classification": (*_TEXT, "top_k", "function_to_apply"),
+    "multiple-choice": ("batch_size", "max_length"),
+    "token-classification": (*_TEXT, "aggregation_strategy", "ignore_labels"),
+    "question-answering": (
+        "batch_size",
+        "top_k",
+        "doc_stride",
+        "max_seq_len",
+        "max_question_len",
+        "max_answer_len",
+        "handle_impossible_answer",
+        "align_to_words",
+    ),
+}
+
+
+def options_for(task: str, given: dict[str, Any]) -> Options:
+    """Make the options of a call.
+
+    Args:
+        task: Key of ``TASKS``.
+        given: Keywords of the call.
+
+    Raises:
+        InputError: The task takes no such option, or a value is out of range.
+    """
+    if unknown := sorted(set(given) - set(TAKES[task])):
+        known = {field.name for field in fields(Options)}
+        what = "is no option of" if unknown[0] in known else "is no option at all, not even of"
+        raise InputError(f"{unknown[0]} {what} {task}; it takes: {', '.join(TAKES[task])}")
+    if "ignore_labels" in given:
+        given = given | {"ignore_labels": tuple(given["ignore_labels"])}
+    return Options(**given)
+
+
+def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise InputError(f"{name} is {value!r}; use one of: {', '.join(known)}")

@@ -1,0 +1,248 @@
+"""Run a deployment directory on texts: ``load`` it once, call what it returns."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from albert_deploy.runtime.answer_options import Options, options_for
+from albert_deploy.runtime.bundle_verify import check_bundle, is_bundle
+from albert_deploy.runtime.contract import CHOICES
+from albert_deploy.runtime.errors import AlbertDeployError, InputError, MachineError
+from albert_deploy.runtime.inputs import from_keywords, is_many, item, wanted
+from albert_deploy.runtime.manifest import check_file, read_manifest
+from albert_deploy.runtime.postprocess import HEADS
+from albert_deploy.runtime.prepared import Facts, Outputs, Prepared
+from albert_deploy.runtime.recommend import Choice, recommend
+from albert_deploy.runtime.session import AUTO, Session, open_session
+from albert_deploy.runtime.stream import StreamConfig, answers
+from albert_deploy.runtime.tasks import TOKENIZER_NAME, Feeds, load_tokenizer
+
+_SETTINGS_NAME = "tokenizer_config.json"
+_LOG = logging.getLogger(__name__)
+_INPUT_KEYWORDS = ("text", "text_pair", "question", "context", "choices")
+
+
+class Model:
+    """A deployment directory that answers; may be called from several threads.
+
+    Attributes:
+        task: Key of ``TASKS``.
+        variant: Key of ``VARIANTS``.
+        engine: Key of ``ENGINES``.
+        labels: Names of the classes, in the order of the logits; empty where there are none.
+    """
+
+    def __init__(self, session: Session, facts: Facts, *, variant: str, ranked: bool) -> None:
+        self.task = facts.task
+        self.variant = variant
+        self.engine = session.engine
+        self.labels = facts.labels
+        self._session = session
+        self._facts = facts
+        self._ranked = ranked
+
+    def __call__(self, inputs: Any = None, **given: Any) -> Any:
+        """Answer one input, a list of them, or an iterator over them.
+
+        Args:
+            inputs: A text; a pair as a tuple of two texts; an object such as ``{"text": …,
+                "text_pair": …}``, ``{"question": …, "context": …}`` or ``{"context": …,
+                "question": …, "choices": […]}``; or a list or an iterator of such.
+            given: Fields of ``Options`` that the task takes. Also ``text_pair``, or in place of
+                ``inputs`` ``question`` and ``context``, or ``context``, ``question`` and
+                ``choices``.
+
+        Returns:
+            What transformers' pipeline for the task returns, with Python's own numbers; see
+            ``docs/runtime.md``. A list gives a list, an iterator an iterator, which reads ahead
+            no further than batches need.
+
+        Raises:
+            InputError: An input or option cannot be used.
+            ContractError: Outputs are NaN or infinite.
+        """
+        keywords = {key: given.pop(key) for key in _INPUT_KEYWORDS if key in given}
+        options = options_for(self.task, given)
+        alone = isinstance(inputs, str)
+        if keywords:
+            if inputs is not None:
+                keywords["text"] = inputs
+            inputs = from_keywords(self.task, keywords)
+        elif inputs is None:
+            raise InputError(f"got nothing to answer; {self.task} takes {wanted(self.task)}")
+        if is_many(inputs):
+            return self._stream(inputs, options)
+        if not isinstance(inputs, list):
+            (answer,) = self._stream([inputs], options)
+            # The pipeline for classification gives its best label of a bare text in a list.
+            wrapped = alone and self.task == "text-classification" and options.best
+            return [answer] if wrapped else answer
+        found = list(self._stream(inputs, options))
+        return found[0] if len(found) == 1 and HEADS[self.task].lone_is_bare else found
+
+    def stream(
+        self, inputs: Iterable[Any], *, noun: str = "text", skip_bad: bool = False, **given: Any
+    ) -> Iterator[Any]:
+        """Answer inputs in their order, one answer for each, while reading a bounded way ahead.
+
+        Args:
+            inputs: As the elements of a list in ``__call__``. An error of this project among them
+                stands for an input that could not be read.
+            noun: How errors name an input, before its number from 1.
+            skip_bad: Give ``{"error": message}`` for an input that cannot be used, and go on;
+                otherwise it is raised once the inputs before it are answered.
+            given: Fields of ``Options`` that the task takes.
+
+        Raises:
+            InputError: An input or option cannot be used.
+            ContractError: Outputs are NaN or infinite.
+        """
+        return self._stream(inputs, options_for(self.task, given), noun=noun, skip_bad=skip_bad)
+
+    def close(self) -> None:
+        """Free the model; it cannot answer any more."""
+        self._session.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _stream(
+        self, inputs: Iterable[Any], options: Options, *, noun: str = "text", skip_bad: bool = False
+    ) -> Iterator[Any]:
+        config = StreamConfig(
+            batch_size=options.batch_size,
+            tokens=HEADS[self.task].tokens,
+            pad_id=self._facts.pad_id,
+        )
+        return answers(self._prepared(inputs, options, noun, skip_bad), self._run, config)
+
+    def _prepared(
+        self, inputs: Iterable[Any], options: Options, noun: str, skip_bad: bool
+    ) -> Iterator[Prepared]:
+        prepare = HEADS[self.task].prepare
+        for number, one in enumerate(inputs, 1):
+            row = f"{noun} {number}"
+            try:
+                if isinstance(one, AlbertDeployError):
+                    raise one
+                made = prepare(self._facts, item(self.task, one, row=row), options, row)
+            except InputError as error:
+                if not skip_bad:
+                    raise
+                made = Prepared(rows=[], answer=partial(_error, str(error)))
+            yield replace(made, answer=partial(_guarded, made.answer)) if skip_bad else made
+
+    def _run(self, feeds: Feeds, choices: int) -> Outputs:
+        if self._ranked:
+            feeds = {name: v.reshape(-1, choices, v.shape[-1]) for name, v in feeds.items()}
+        return {name: np.asarray(value) for name, value in self._session.run(feeds).items()}
+
+
+def load(
+    directory: str | Path,
+    variant: str = AUTO,
+    engine: str = AUTO,
+    threads: int = 0,
+    *,
+    trust: bool = False,
+) -> Model:
+    """Open a deployment directory to answer texts, after comparing what it reads with its hashes.
+
+    Args:
+        directory: Deployment directory, or a bundle, every file of which is compared first.
+        variant: Key of ``VARIANTS``, or ``auto``: see ``recommend.recommend``. The choice is
+            logged once, at level INFO.
+        engine: Key of ``ENGINES``, or ``auto``: see ``session.choose_engine``.
+        threads: Threads inside one operator; 0 takes one per core.
+        trust: Open a bundle without comparing it as a whole and, with ``engine="trt"``, also run
+            a plan that the manifest does not vouch for. A plan is code.
+
+    Raises:
+        InputError: No such directory, variant or engine, or the engine does not run the variant.
+        ContractError: A file is not the one that the manifest records, or the engine refuses it.
+        MachineError: The engine is not installed, or there is no GPU for it.
+    """
+    place = Path(directory)
+    if is_bundle(place) and not trust:
+        check_bundle(place)
+    manifest = read_manifest(place)
+    tokenizer_file = check_file(place, manifest, TOKENIZER_NAME)
+    facts = _facts(place, manifest, load_tokenizer(tokenizer_file.parent))
+    if trust and engine == "trt":
+        choice, session = _open_trusted(place, manifest, variant)
+    else:
+        choice = recommend(place, manifest, variant=variant, engine=engine)
+        session = open_session(place, variant=choice.variant, threads=threads, engine=choice.engine)
+    _LOG.info("%s: %s in %s (%s)", place, choice.variant, session.engine, choice.why)
+    ranked = CHOICES in manifest["contract"]["inputs"][0]["axes"]
+    return Model(session, facts, variant=choice.variant, ranked=ranked)
+
+
+def _facts(directory: Path, manifest: dict[str, Any], tokenizer: Any) -> Facts:
+    contract, config = manifest["contract"], manifest["source"].get("config", {})
+    settings: Any = {}
+    if _SETTINGS_NAME in manifest["files"]:
+        path = check_file(directory, manifest, _SETTINGS_NAME)
+        try:
+            settings = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise InputError(f"cannot read {path}: {error}; export the checkpoint again") from error
+    width = contract["outputs"][0]["axes"][-1]
+    labelled = manifest["task"] in ("text-classification", "token-classification")
+    usual = tuple(f"LABEL_{i}" for i in range(width)) if isinstance(width, int) else ()
+    return Facts(
+        task=manifest["task"],
+        family=contract["family"],
+        tokenizer=tokenizer,
+        labels=(tuple(contract["labels"]) or usual) if labelled else (),
+        # Not the contract's, which fills in what the configuration leaves open.
+        problem_type=config.get("problem_type"),
+        outputs=tuple(output["name"] for output in contract["outputs"]),
+        max_length=int(contract["max_length"]),
+        pad_id=int(contract["pad_token_id"]),
+        settings=settings if isinstance(settings, Mapping) else {},
+    )
+
+
+def _open_trusted(
+    directory: Path, manifest: dict[str, Any], variant: str
+) -> tuple[Choice, Session]:
+    """Open the first plan that runs here, whether or not the manifest vouches for it."""
+    from albert_deploy.runtime.plan_machine import look
+    from albert_deploy.runtime.plans import check_plan, plan_names
+    from albert_deploy.runtime.trt import TrtConfig, open_trt
+
+    here, reasons = look(), []
+    for name in plan_names(directory, manifest):
+        try:
+            record = check_plan(directory, name, here=here, trust=True)
+        except AlbertDeployError as error:
+            reasons.append(f"{name}: {error}")
+            continue
+        if variant in (AUTO, record.variant):
+            session = open_trt(directory, name, TrtConfig(policy="pad"), trust=True)
+            return Choice(variant=record.variant, engine="trt", why=f"{name}, trusted"), session
+    told = "; ".join(reasons) or f"{directory} holds no engine of {variant}"
+    raise MachineError(f"no plan runs here: {told}; build one here: albert-deploy build")
+
+
+def _guarded(answer: Callable[[list[Outputs]], Any], rows: list[Outputs]) -> Any:
+    try:
+        return answer(rows)
+    except InputError as error:
+        return {"error": str(error)}
+
+
+def _error(message: str, _: list[Outputs]) -> dict[str, str]:
+    return {"error": message}

@@ -1,0 +1,138 @@
+"""The commands about bundles: bundle and verify."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from albert_deploy.runtime.errors import ContractError, InputError
+from albert_deploy.scripts import options
+from albert_deploy.scripts.bundle import FORMATS, BundleConfig, check_folder
+from albert_deploy.scripts.bundle import bundle as make_bundle
+
+if TYPE_CHECKING:
+    from albert_deploy.runtime.bundle_verify import Bundle
+
+_KEY = click.Path(path_type=Path, dir_okay=False)
+
+
+@click.command()
+@options.directory
+@options.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="B",
+    help="Folder or, for an archive, NAME.tar.gz to write.",
+)
+@options.option("--format", "form", default="plain", help=f"One of: {', '.join(FORMATS)}.")
+@options.option("--variants", default=None, help="Variants to take; by default all in DIR.")
+@options.option("--license", "licence", default=None, help="Of the model, such as apache-2.0.")
+@options.option(
+    "--allow-failed", is_flag=True, help="Bundle what did not pass its validation, or had none."
+)
+@options.option(
+    "--sign-key",
+    default=None,
+    metavar="KEY.pem",
+    type=_KEY,
+    help="Sign with this private EC key; its password, if it has one, is in the variable "
+    "ALBERT_DEPLOY_KEY_PASSWORD.",
+)
+def bundle(directory: Path, out: Path, variants: str | None, **given: Any) -> None:
+    """Write what deployment needs of DIR, with its evidence, as a bundle that verify checks.
+
+    The same DIR gives the same bytes. A bundle is a deployment directory, too, and a model folder
+    of the Hugging Face hub.
+    """
+    chosen = None if variants is None else options.names(variants)
+    made = make_bundle(directory, BundleConfig(variants=chosen, **given), out=out)
+    click.echo(f"{out}: {_told(made)}, {'signed' if made.signed else 'not signed'}")
+
+
+@click.command()
+@click.argument("place", metavar="B", type=click.Path(path_type=Path))
+@options.option(
+    "--key", default=None, metavar="PUB.pem", type=_KEY, help="Public key of who signed it."
+)
+@options.option("--require-signature", is_flag=True, help="Fail where it is not signed by --key.")
+@options.option(
+    "--extract",
+    default=None,
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Unpack an archive there, if all of it is good.",
+)
+@options.option("--json", "as_json", is_flag=True, help="The same as JSON.")
+def verify(
+    place: Path, key: Path | None, require_signature: bool, extract: Path | None, as_json: bool
+) -> None:
+    """Check every byte of the bundle B, a folder or an archive, and its signature.
+
+    Ends with 4 where anything is not as it was bundled, and with 3 where B is no bundle.
+    """
+    with _unpacked(place, extract) as folder:
+        found, signature = _checked(folder, place, key, require_signature)
+        if extract is not None:
+            from albert_deploy.runtime.directory import publish
+
+            publish(folder, extract)
+    if as_json:
+        told = {"bundle": str(place), "sha256": found.sha256, "signature": signature}
+        click.echo(json.dumps(told | {"files": found.files}, indent=2))
+    else:
+        click.echo(f"{place}: intact, {_told(found)}, {signature}")
+
+
+def _checked(folder: Path, place: Path, key: Path | None, required: bool) -> tuple[Bundle, str]:
+    from albert_deploy.runtime.bundle_verify import check_bundle
+
+    found = check_bundle(folder)
+    if required and not found.signed:
+        raise ContractError(f"{place} carries no signature, and --require-signature wants one")
+    if required and key is None:
+        raise InputError("--require-signature needs --key: a signature by anybody proves nothing")
+    if key is not None:
+        from albert_deploy.scripts.bundle_sign import check_signature
+
+        check_signature(found, key)
+        return found, f"signed by {key}"
+    return found, "signature not checked (no --key)" if found.signed else "not signed"
+
+
+@contextlib.contextmanager
+def _unpacked(place: Path, extract: Path | None) -> Iterator[Path]:
+    """Give the folder of a bundle; that of an archive lives beside where it goes."""
+    from albert_deploy.runtime.directory import staged
+
+    if not place.is_file():
+        if extract is not None:
+            raise InputError(f"{place} is no archive; --extract unpacks one")
+        if not place.exists():
+            raise InputError(f"{place} does not exist; wanted a bundle's folder or archive")
+        yield place
+        return
+    from albert_deploy.scripts.bundle_archive import extract_archive
+    from albert_deploy.scripts.bundle_tar import FOLDER
+
+    with contextlib.ExitStack() as stack:
+        if extract is None:
+            work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="albert-deploy-")))
+        else:
+            check_folder(extract)
+            work = stack.enter_context(staged(extract))
+        folder = work / FOLDER
+        folder.mkdir()
+        extract_archive(place, folder)
+        yield folder
+
+
+def _told(found: Bundle) -> str:
+    total = sum(int(record["bytes"]) for record in found.files.values())
+    return f"{len(found.files)} files, {total:,} bytes, sha256 {found.sha256[:12]}"

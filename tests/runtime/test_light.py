@@ -1,0 +1,62 @@
+"""What the runtime for people imports, and how long that takes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+HEAVY = {
+    "torch", "transformers", "onnx", "onnx_ir", "optimum", "scipy", "sklearn", "matplotlib",
+    "huggingface_hub", "requests", "pandas", "jinja2", "click",
+}  # fmt: skip
+
+
+def child(code: str) -> str:
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    return run.stdout
+
+
+def loaded(code: str) -> set[str]:
+    return set(
+        child(f"import sys\n{code}\nprint(*{{m.split('.')[0] for m in sys.modules}})").split()
+    )
+
+
+def test_importing_load_is_quick(capsys: pytest.CaptureFixture[str]) -> None:
+    code = (
+        "import json, sys, time\nstart = time.perf_counter()\n"
+        "from albert_deploy.runtime import load\nfirst = time.perf_counter()\n"
+        "import albert_deploy.runtime.pipeline\nsecond = time.perf_counter()\n"
+        "print(json.dumps([first - start, second - start]))"
+    )
+    alone, everything = json.loads(child(code))
+    with capsys.disabled():
+        print(
+            f" import of load {alone:.3f} s, with numpy and tokenizers {everything:.3f} s ", end=""
+        )
+    assert alone < 2  # 0.3 s are held to where the machine does nothing else
+    assert not loaded("from albert_deploy.runtime import load") & {*HEAVY, "numpy", "tokenizers"}
+
+
+def test_answering_imports_neither_torch_nor_transformers(
+    make_checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    from albert_deploy.export.step import ExportConfig, export
+
+    out = tmp_path / "out"
+    export(str(make_checkpoint()), ExportConfig(), out=out)
+    code = (
+        "import sys\n"
+        f"for name in {sorted(HEAVY)!r}:\n    sys.modules[name] = None\n"
+        "from albert_deploy.runtime import load\n"
+        f"with load({str(out)!r}, engine='ort') as model:\n"
+        "    assert model('a warm film')[0]['label'].startswith('LABEL_')\n"
+        "print('answered')"
+    )
+    assert child(code) == "answered\n"
