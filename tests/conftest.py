@@ -90,7 +90,7 @@ def make_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., P
             "vocab_size": 200,
             "hidden_size": 32,
             "num_hidden_layers": 3,
-            "num_attention_heads": 2,
+            "num_attention_heads": 4,
             "intermediate_size": 64,
             "max_position_embeddings": 64,
         }

@@ -167,7 +167,7 @@ def test_no_deployment_directory(tmp_path: Path) -> None:
 
 
 def test_the_folder_of_plans_is_the_builders() -> None:
-    from albert_deploy.export import build_step
+    from albert_deploy.export import engine_record
 
-    assert plans.FOLDER == build_step.ENGINES
-    assert plans.FORMAT == build_step.RECORD_FORMAT
+    assert plans.FOLDER == engine_record.ENGINES
+    assert plans.FORMAT == engine_record.RECORD_FORMAT
