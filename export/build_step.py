@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,10 +17,7 @@ from albert_deploy.export.engine_record import (
 from albert_deploy.quantize.labels import label_of
 from albert_deploy.runtime.contract import CHOICES, VARIANTS, variant_named
 from albert_deploy.runtime.errors import ContractError, InputError
-from albert_deploy.runtime.manifest import (
-    check_file,
-    read_manifest,
-)
+from albert_deploy.runtime.manifest import check_file, read_manifest
 from albert_deploy.runtime.shapes import Profile
 from albert_deploy.runtime.targets import (
     LOCAL,
@@ -110,6 +106,9 @@ def build(
         name = f"{target.name}-{variant}"
         flavour = flavours[target.name]
         source = check_file(directory, manifest, VARIANTS[variant].file)
+        weights = f"{VARIANTS[variant].file}_data"
+        if weights in manifest["files"]:
+            check_file(directory, manifest, weights)
         identity = {
             "onnx": {
                 "file": VARIANTS[variant].file,
@@ -130,7 +129,7 @@ def build(
         proofs = prove(
             source,
             variant,
-            layer_uses(directory),
+            layer_uses(manifest),
             built,
             parameter_bytes=manifest["parameter_bytes"],
             kept=_kept_wide(manifest["variants"][variant], built.network),
@@ -244,9 +243,9 @@ def settings_json(settings: EngineConfig) -> dict[str, Any]:
     return told
 
 
-def layer_uses(directory: Path) -> int:
+def layer_uses(manifest: Mapping[str, Any]) -> int:
     """Return how many times a layer runs: iterations times the layers of a group."""
-    config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    config = manifest["source"]["config"]
     return int(config["num_hidden_layers"]) * int(config.get("inner_group_num", 1))
 
 

@@ -77,7 +77,7 @@ def write_kit(directory: Path, target_name: str, config: BuildConfig) -> Path:
             shutil.copyfile(source, work / name)
         told = dict(manifest) | {
             "files": {name: manifest["files"][name] for name in names},
-            "variants": {n: manifest["variants"][n] for n in ("fp32", *variants) if n != "int8"},
+            "variants": {name: manifest["variants"][name] for name in variants},
             "steps": {},
         }
         told.pop("engines", None)

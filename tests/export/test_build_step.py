@@ -255,14 +255,14 @@ def test_default_profiles_take_every_length_and_choices(
     make_checkpoint: Callable[..., Path], tmp_path: Path, quantized: Path
 ) -> None:
     assert [str(p) for p in default_profiles(read_manifest(quantized))] == ["1x1:8x64:32x64"]
-    assert layer_uses(quantized) == 2
+    assert layer_uses(read_manifest(quantized)) == 2
     manifest = export(
         str(make_checkpoint("multiple-choice", inner_group_num=2)),
         ExportConfig(),
         out=tmp_path / "choices",
     )
     assert [str(p) for p in default_profiles(manifest)] == ["1x1x1:8x4x64:32x8x64"]
-    assert layer_uses(tmp_path / "choices") == 6
+    assert layer_uses(manifest) == 6
 
 
 def test_a_kit_needs_the_runtime_and_tensorrt_alone(directory: Path) -> None:
