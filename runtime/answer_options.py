@@ -17,7 +17,7 @@ class Usual(enum.Enum):
 
 
 USUAL = Usual.USUAL
-AGGREGATIONS = ("none", "simple")
+AGGREGATIONS = ("none", "simple", "first", "average", "max")
 FUNCTIONS = ("sigmoid", "softmax", "none")
 
 
@@ -32,8 +32,13 @@ class Options:
         top_k: How many answers; None for all. Left out, text classification gives its best label
             by itself and not in a list.
         function_to_apply: ``sigmoid``, ``softmax`` or ``none``; None for what the model is for.
-        aggregation_strategy: ``none`` for tokens, ``simple`` for groups of tokens.
+        aggregation_strategy: ``none`` for tokens, ``simple`` for groups of tokens; ``first``,
+            ``average`` and ``max`` for groups of words, whose pieces take the label of the first,
+            that of their mean, or the surest one.
         ignore_labels: Labels whose tokens are left out.
+        stride: Read long texts in windows that share so many tokens, instead of refusing or
+            cutting them; entities are joined over windows.
+        targets: The only words that may stand for a mask; None for the whole vocabulary.
         pooled: Give one vector for the text, not one for each token.
         doc_stride: Tokens that two windows of a long context share; None for a half of the
             window, at most 128.
@@ -54,6 +59,8 @@ class Options:
     function_to_apply: str | None = None
     aggregation_strategy: str = "none"
     ignore_labels: tuple[str, ...] = ("O",)
+    stride: int | None = None
+    targets: tuple[str, ...] | None = None
     pooled: bool = False
     doc_stride: int | None = None
     max_seq_len: int | None = None
@@ -69,11 +76,14 @@ class Options:
         at_least("max_question_len", self.max_question_len)
         at_least("max_answer_len", self.max_answer_len)
         at_least("doc_stride", self.doc_stride, 0)
+        at_least("stride", self.stride, 0)
         if not isinstance(self.top_k, Usual):
             at_least("top_k", self.top_k)
         _one_of("aggregation_strategy", self.aggregation_strategy, AGGREGATIONS)
         if self.function_to_apply is not None:
             _one_of("function_to_apply", self.function_to_apply, FUNCTIONS)
+        if self.targets is not None and not self.targets:
+            raise InputError("targets is empty; give at least one word, or leave it out")
 
     @property
     def best(self) -> bool:
@@ -86,15 +96,17 @@ class Options:
         return available if wanted is None else min(wanted, available)
 
 
+# Options that are one text or several.
+_LISTS = ("ignore_labels", "targets")
 _TEXT = ("batch_size", "truncation", "max_length")
 # Task -> the options that it takes.
 TAKES: dict[str, tuple[str, ...]] = {
     "feature-extraction": (*_TEXT, "pooled"),
-    "pretraining": (*_TEXT, "top_k"),
-    "fill-mask": (*_TEXT, "top_k"),
+    "pretraining": (*_TEXT, "top_k", "targets"),
+    "fill-mask": (*_TEXT, "top_k", "targets"),
     "text-classification": (*_TEXT, "top_k", "function_to_apply"),
     "multiple-choice": ("batch_size", "max_length"),
-    "token-classification": (*_TEXT, "aggregation_strategy", "ignore_labels"),
+    "token-classification": (*_TEXT, "aggregation_strategy", "ignore_labels", "stride"),
     "question-answering": (
         "batch_size",
         "top_k",
@@ -122,9 +134,18 @@ def options_for(task: str, given: dict[str, Any]) -> Options:
         known = {field.name for field in fields(Options)}
         what = "is no option of" if unknown[0] in known else "is no option at all, not even of"
         raise InputError(f"{unknown[0]} {what} {task}; it takes: {', '.join(TAKES[task])}")
-    if "ignore_labels" in given:
-        given = given | {"ignore_labels": tuple(given["ignore_labels"])}
-    return Options(**given)
+    lists = {name: _texts(name, given[name]) for name in _LISTS if given.get(name) is not None}
+    return Options(**(given | lists))
+
+
+def _texts(name: str, value: Any) -> tuple[str, ...]:
+    """Return one text, or several, as a tuple."""
+    texts = (value,) if isinstance(value, str) else value
+    if not isinstance(texts, list | tuple | set | frozenset):
+        raise InputError(f"{name} is of type {type(value).__name__}; give a text or a list of them")
+    if bad := [text for text in texts if not isinstance(text, str)]:
+        raise InputError(f"{name} holds {bad[0]!r}; give texts")
+    return tuple(texts)
 
 
 def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:

@@ -246,7 +246,7 @@ def _check_manifest(directory: Path, files: Mapping[str, Mapping[str, Any]]) -> 
     for name in (name for name in own if name.endswith(".onnx")):
         folder = PurePosixPath(name).parent
         needed += [str(folder / file) for file in external_files(directory / name)]
-    if gone := [name for name in needed if name not in own]:
+    if gone := [name for name in needed if not isinstance(name, str) or name not in own]:
         raise ContractError(
             f"{directory} needs {gone[0]}, which is not in the bundle; bundle again"
         )
@@ -261,7 +261,7 @@ def _check_bom(directory: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
         if bom["bomFormat"] != "CycloneDX":
             raise ValueError(f"bomFormat is {bom['bomFormat']}")
         told = {
-            part["name"]: part["hashes"][0]["content"]
+            str(part["name"]): part["hashes"][0]["content"]
             for part in bom["metadata"]["component"]["components"]
             if part["type"] == "file"
         }

@@ -24,14 +24,16 @@ def prepare_masked(facts: Facts, item: dict[str, Any], options: Options, row: st
     likeliest first; to several masks a list of such lists.
 
     Raises:
-        InputError: No mask, too long a text that may not be cut, or one that cannot be tokenized.
+        InputError: No mask, too long a text that may not be cut, or one that cannot be tokenized;
+            a target is not in the vocabulary.
     """
+    wanted = _targets(facts, options)
     feeds, places = _encode(facts, item, options, row)
     if not len(places):
         raise InputError(f"{row} has no mask; write {_mask(facts)} where a word is to be found")
 
     def answer(rows: list[Outputs]) -> Any:
-        found = _fill(facts, options, feeds, places, rows[0][facts.outputs[0]])
+        found = _fill(facts, options, wanted, feeds, places, rows[0][facts.outputs[0]])
         return found[0] if len(found) == 1 else found
 
     return Prepared(rows=[feeds], answer=answer, keep=lambda o, _: _at(o, facts.outputs[0], places))
@@ -45,8 +47,10 @@ def prepare_pretraining(facts: Facts, item: dict[str, Any], options: Options, ro
     another question, ``next`` or ``random``), its ``score``, and ``scores`` of both labels.
 
     Raises:
-        InputError: The text is too long and may not be cut, or cannot be tokenized.
+        InputError: The text is too long and may not be cut, or cannot be tokenized; a target is
+            not in the vocabulary.
     """
+    wanted = _targets(facts, options)
     feeds, places = _encode(facts, item, options, row)
     words, order = facts.outputs
 
@@ -54,7 +58,7 @@ def prepare_pretraining(facts: Facts, item: dict[str, Any], options: Options, ro
         scores = softmax(rows[0][order]).tolist()
         best = int(np.argmax(scores))
         return {
-            "predictions": _fill(facts, options, feeds, places, rows[0][words]),
+            "predictions": _fill(facts, options, wanted, feeds, places, rows[0][words]),
             "sentence_order": {
                 "label": _ORDER[facts.family][best],
                 "score": scores[best],
@@ -98,17 +102,44 @@ def _mask(facts: Facts) -> str:
     return str(facts.tokenizer.id_to_token(mask))
 
 
+def _targets(facts: Facts, options: Options) -> npt.NDArray[np.int64] | None:
+    """Return the token ids of the words that may stand for a mask; None where all may."""
+    if options.targets is None:
+        return None
+    return np.unique(np.array([_token_id(facts, word) for word in options.targets], np.int64))
+
+
+def _token_id(facts: Facts, word: str) -> int:
+    """Return the id of an entry of the vocabulary, or of a text that is one token."""
+    try:
+        if (found := facts.tokenizer.token_to_id(word)) is not None:
+            return int(found)
+        encoding = facts.tokenizer.encode(word, add_special_tokens=False)
+    except Exception as error:  # lone surrogates; an unknown piece where <unk> is not set
+        raise InputError(f"cannot tokenize target {word!r}: {error}; give another") from error
+    if len(encoding.ids) == 1 and encoding.ids[0] != facts.unknown_id:
+        return int(encoding.ids[0])
+    pieces = " ".join(encoding.tokens) or "nothing"
+    raise InputError(
+        f"target {word!r} is no token of the vocabulary (it makes: {pieces}) and a mask stands for "
+        "one token; give one that is"
+    )
+
+
 def _fill(
     facts: Facts,
     options: Options,
+    wanted: npt.NDArray[np.int64] | None,
     feeds: Feeds,
     places: npt.NDArray[np.int64],
     logits: npt.NDArray[Any],
 ) -> list[list[dict[str, Any]]]:
-    """Return the likeliest tokens of each mask; logits are [masks, vocabulary]."""
+    """Return the likeliest tokens of each mask, of those wanted; logits are [masks, vocabulary]."""
     filled = []
     for place, scores in zip(places, softmax(logits), strict=True):
-        best = np.argsort(-scores, kind="stable")[: options.count(_TOP, len(scores))]
+        known = np.arange(len(scores)) if wanted is None else wanted
+        ranked = known[np.argsort(-scores[known], kind="stable")]
+        best = ranked[: options.count(_TOP, len(ranked))]
         row = []
         for token in best.tolist():
             ids = feeds["input_ids"][0].copy()

@@ -14,10 +14,11 @@ import numpy as np
 
 from albert_deploy.runtime.answer_options import Options, options_for
 from albert_deploy.runtime.bundle_verify import check_bundle, is_bundle
-from albert_deploy.runtime.contract import CHOICES
+from albert_deploy.runtime.contract import CHOICES, INPUT_NAMES
 from albert_deploy.runtime.errors import AlbertDeployError, InputError, MachineError
 from albert_deploy.runtime.inputs import from_keywords, is_many, item, wanted
-from albert_deploy.runtime.manifest import check_file, read_manifest
+from albert_deploy.runtime.manifest import MANIFEST_NAME, check_file, read_manifest
+from albert_deploy.runtime.manifest_shape import check_shape
 from albert_deploy.runtime.postprocess import HEADS
 from albert_deploy.runtime.prepared import Facts, Outputs, Prepared
 from albert_deploy.runtime.recommend import Choice, recommend
@@ -27,6 +28,9 @@ from albert_deploy.runtime.tasks import TOKENIZER_NAME, Feeds, load_tokenizer
 
 _SETTINGS_NAME = "tokenizer_config.json"
 _LOG = logging.getLogger(__name__)
+# What a run costs on a CPU beside its tokens: reading the weights and starting operators takes as
+# long as about so many tokens, from tiny models to base. GPUs run small batches in the same time.
+_RUN_TOKENS = {"ort": 16, "openvino": 16}
 _INPUT_KEYWORDS = ("text", "text_pair", "question", "context", "choices")
 
 
@@ -107,6 +111,33 @@ class Model:
         """
         return self._stream(inputs, options_for(self.task, given), noun=noun, skip_bad=skip_bad)
 
+    def prepare(self, item: Mapping[str, Any], options: Options, *, row: str) -> Prepared:
+        """Tokenize one input that ``inputs.item`` checked, named ``row`` in errors.
+
+        Raises:
+            InputError: It cannot be used.
+        """
+        return HEADS[self.task].prepare(self._facts, dict(item), options, row)
+
+    def run(self, prepared: Iterable[Prepared], *, batch_size: int) -> Iterator[Any]:
+        """Answer inputs that were prepared, in their order, as ``stream`` does.
+
+        Raises:
+            ContractError: Outputs are NaN or infinite.
+        """
+        config = StreamConfig(
+            batch_size=batch_size,
+            tokens=HEADS[self.task].tokens,
+            pad_id=self._facts.pad_id,
+            run_tokens=_RUN_TOKENS.get(self.engine),
+        )
+        return answers(prepared, self._run, config)
+
+    def warm_up(self, rows: int, tokens: int = 16) -> None:
+        """Run the network once on empty rows [rows, tokens], so that the first answer is quick."""
+        row = np.zeros((rows, min(tokens, self._facts.max_length)), np.int64)
+        self._run(dict.fromkeys(INPUT_NAMES, row), rows)
+
     def close(self) -> None:
         """Free the model; it cannot answer any more."""
         self._session.close()
@@ -120,23 +151,18 @@ class Model:
     def _stream(
         self, inputs: Iterable[Any], options: Options, *, noun: str = "text", skip_bad: bool = False
     ) -> Iterator[Any]:
-        config = StreamConfig(
-            batch_size=options.batch_size,
-            tokens=HEADS[self.task].tokens,
-            pad_id=self._facts.pad_id,
-        )
-        return answers(self._prepared(inputs, options, noun, skip_bad), self._run, config)
+        prepared = self._prepared(inputs, options, noun, skip_bad)
+        return self.run(prepared, batch_size=options.batch_size)
 
     def _prepared(
         self, inputs: Iterable[Any], options: Options, noun: str, skip_bad: bool
     ) -> Iterator[Prepared]:
-        prepare = HEADS[self.task].prepare
         for number, one in enumerate(inputs, 1):
             row = f"{noun} {number}"
             try:
                 if isinstance(one, AlbertDeployError):
                     raise one
-                made = prepare(self._facts, item(self.task, one, row=row), options, row)
+                made = self.prepare(item(self.task, one, row=row), options, row=row)
             except InputError as error:
                 if not skip_bad:
                     raise
@@ -177,8 +203,8 @@ def load(
     if is_bundle(place) and not trust:
         check_bundle(place)
     manifest = read_manifest(place)
-    tokenizer_file = check_file(place, manifest, TOKENIZER_NAME)
-    facts = _facts(place, manifest, load_tokenizer(tokenizer_file.parent))
+    check_shape(manifest, place / MANIFEST_NAME)
+    facts = read_facts(place, manifest)
     if trust and engine == "trt":
         choice, session = _open_trusted(place, manifest, variant)
     else:
@@ -189,7 +215,14 @@ def load(
     return Model(session, facts, variant=choice.variant, ranked=ranked)
 
 
-def _facts(directory: Path, manifest: dict[str, Any], tokenizer: Any) -> Facts:
+def read_facts(directory: Path, manifest: dict[str, Any]) -> Facts:
+    """Read the tokenizer and whatever else texts and answers need of a directory.
+
+    Raises:
+        ContractError: A file is not the one that the manifest records.
+        InputError: A file cannot be read.
+    """
+    tokenizer = load_tokenizer(check_file(directory, manifest, TOKENIZER_NAME).parent)
     contract, config = manifest["contract"], manifest["source"].get("config", {})
     settings: Any = {}
     if _SETTINGS_NAME in manifest["files"]:

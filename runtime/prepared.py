@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -126,5 +127,6 @@ def at_least(name: str, value: int | None, least: int = 1) -> None:
     Raises:
         InputError: It is.
     """
-    if value is not None and (isinstance(value, bool) or value < least):
-        raise InputError(f"{name} is {value}; use at least {least}")
+    whole = isinstance(value, Integral) and not isinstance(value, bool)
+    if value is not None and (not whole or value < least):
+        raise InputError(f"{name} is {value!r}; use at least {least}")

@@ -77,7 +77,9 @@ def _answers(
         nothing = min(nothing, starts[0] * ends[0])
         spans = window.offsets[window.is_context]
         if words is not None:
-            spans = words[window.first : window.first + len(spans)]
+            # As far as the window goes: the pipeline knows no more of a word than that.
+            inside = words[window.first : window.first + len(spans)]
+            spans = np.clip(inside, spans[0, 0], spans[-1, 1])
         for first, last, score in _best(starts[1:], ends[1:], options.max_answer_len, tried):
             start, end = int(spans[first, 0]), int(spans[last, 1])
             text = context[start:end]

@@ -1,14 +1,14 @@
 """Length-aware batching: texts are read a bounded way ahead and answered in their order.
 
-Always in the next batch is the row that waits the longest, beside those nearest to it in length.
-So answers come in order, little is padded, and no text waits for ever. Nothing is read while
-nobody takes answers.
+Always in the next batch is the row that waits the longest, beside those nearest to it in length,
+as far as a common run costs less than several. So answers come in order, little is padded, and no
+text waits for ever. Nothing is read while nobody takes answers.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,11 +31,14 @@ class StreamConfig:
             answered.
         tokens: Most tokens of a batch of more than one row, padding included.
         pad_id: Token id of the padding.
+        run_tokens: What a run costs beside its tokens, as so many of them: rows share one as far
+            as their padding costs less. None where a run costs the same whatever is in it.
     """
 
     batch_size: int
     tokens: int
     pad_id: int
+    run_tokens: int | None = None
 
     @property
     def ahead(self) -> int:
@@ -129,18 +132,57 @@ def _batch(pending: list[_Row], config: StreamConfig) -> list[_Row]:
         if chosen and (len(chosen) + 1) * choices * longest > config.tokens:
             break
         chosen.append(row)
-    return chosen
+    if config.run_tokens is None:
+        return chosen
+    lengths = [row.shape[1] for row in chosen]
+    groups = cheapest_groups(lengths, max(1, config.run_tokens // choices))
+    return [chosen[place] for place in next(group for group in groups if 0 in group)]
+
+
+def cheapest_groups(lengths: Sequence[int], run_tokens: int) -> list[list[int]]:
+    """Divide rows into runs at the least cost, each padded to its longest row.
+
+    A run of n rows costs ``run_tokens + n * longest``. Some best division keeps rows together
+    that are neighbours in length, so that it is found exactly by dynamic programming over them.
+
+    Args:
+        lengths: Tokens of each row.
+        run_tokens: What a run costs by itself, in tokens.
+
+    Returns:
+        Groups of places in ``lengths``.
+    """
+    order = sorted(range(len(lengths)), key=lambda place: lengths[place])
+    least, start = [0], [0]
+    for end, place in enumerate(order, 1):
+        costs = [least[i] + (end - i) * lengths[place] for i in range(end)]
+        best = min(range(end), key=costs.__getitem__)
+        least.append(costs[best] + run_tokens)
+        start.append(best)
+    groups, end = [], len(order)
+    while end:
+        groups.append(order[start[end] : end])
+        end = start[end]
+    return groups
 
 
 def _run(chosen: list[_Row], run: Callable[[Feeds, int], Outputs], config: StreamConfig) -> None:
     outputs = run(stack([row.feeds for row in chosen], config.pad_id), chosen[0].shape[0])
     for place, row in enumerate(chosen):
         mine = {name: value[place] for name, value in outputs.items()}
-        kept = row.owner.prepared.keep(mine, row.feeds)
-        for name, value in kept.items():
-            if not np.isfinite(value).all():
-                raise ContractError(
-                    f"{name} is NaN or infinite; use another variant of the model and validate "
-                    "this one"
-                )
-        row.owner.kept[row.index] = kept
+        row.owner.kept[row.index] = kept_outputs(row.owner.prepared, mine, row.feeds)
+
+
+def kept_outputs(prepared: Prepared, outputs: Outputs, feeds: Feeds) -> Outputs:
+    """Return what is kept of a row's outputs.
+
+    Raises:
+        ContractError: Some of it is NaN or infinite.
+    """
+    kept = prepared.keep(outputs, feeds)
+    for name, value in kept.items():
+        if not np.isfinite(value).all():
+            raise ContractError(
+                f"{name} is NaN or infinite; use another variant of the model and validate this one"
+            )
+    return kept

@@ -286,10 +286,10 @@ def windows(
         )
     last = max(len(passage) - room, 0)
     # The last step may overshoot: that window is shorter, and ends where the context ends.
-    starts = range(0, last + room - stride, room - stride)
+    starts = range(0, last + room - stride, room - stride) if last else (0,)
     return [
         _window(tokens, np.concatenate([always, passage[start : start + room]]), context)
-        for start in (starts if last else (0,))
+        for start in starts
     ]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +37,12 @@ from albert_deploy.scripts.bundle_choice import (
     REPORT,
     chosen_variants,
     epoch_of,
+    measured_settings,
     passing_report,
+    recommended,
 )
 from albert_deploy.scripts.bundle_tar import FOLDER
+from albert_deploy.scripts.serving.repository_config import RepositoryConfig
 
 SUMMARY = "reports/summary.md"
 _CHUNK = 1 << 20
@@ -54,10 +57,12 @@ class Format:
     Args:
         check: ``check(out)`` fails where ``out`` must not be written.
         put: ``put(folder, out, epoch)`` takes the finished folder there.
+        served: It has one variant, and ``models/``, a repository that Triton serves.
     """
 
     check: Callable[[Path], None]
     put: Callable[[Path, Path, int], None]
+    served: bool = False
 
 
 def check_folder(out: Path) -> None:
@@ -78,6 +83,9 @@ FORMATS: dict[str, Format] = {
         check=check_archive_name,
         put=lambda folder, out, epoch: write_archive(folder, out, epoch=epoch),
     ),
+    "triton": Format(
+        check=check_folder, put=lambda folder, out, _: publish(folder, out), served=True
+    ),
 }
 
 
@@ -87,13 +95,16 @@ class BundleConfig:
 
     Args:
         form: Key of ``FORMATS``.
-        variants: Keys of ``VARIANTS``; None for all in the directory.
+        variants: Keys of ``VARIANTS``; None for all in the directory, or for ``triton`` the one
+            that is recommended.
         licence: Of the model, an identifier such as ``apache-2.0``; None where it is not known.
         allow_failed: Bundle what did not pass a validation, or had none.
         sign_key: Private key to sign with, PEM; None for no signature.
+        serving: How ``triton`` serves; its variant is that of the bundle. What it leaves open is
+            taken from what ``bench --serving`` measured.
 
     Raises:
-        InputError: Unknown format or variant.
+        InputError: Unknown format or variant, or not one variant for ``triton``.
     """
 
     form: str = "plain"
@@ -101,12 +112,15 @@ class BundleConfig:
     licence: str | None = None
     allow_failed: bool = False
     sign_key: Path | None = None
+    serving: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.form not in FORMATS:
             raise InputError(f"unknown format {self.form!r}; use one of: {', '.join(FORMATS)}")
         for name in self.variants or ():
             variant_named(name)
+        if FORMATS[self.form].served and len(self.variants or ("one",)) != 1:
+            raise InputError(f"got {len(self.variants or ())} variants; --format triton serves one")
 
 
 def bundle(directory: Path, config: BundleConfig, *, out: Path) -> Bundle:
@@ -135,7 +149,8 @@ def bundle(directory: Path, config: BundleConfig, *, out: Path) -> Bundle:
     if here == there or here in there.parents or there in here.parents:
         raise InputError(f"{out} and {directory} lie in each other; choose an --out outside of it")
     form.check(out)
-    variants = chosen_variants(directory, manifest, config.variants)
+    asked = config.variants or ((recommended(directory, manifest),) if form.served else None)
+    variants = chosen_variants(directory, manifest, asked)
     report = passing_report(directory, manifest, variants, allow_failed=config.allow_failed)
     epoch = epoch_of(report)
     with staged(out) as work:
@@ -143,6 +158,8 @@ def bundle(directory: Path, config: BundleConfig, *, out: Path) -> Bundle:
         try:
             folder.mkdir()
             made = _fill(directory, folder, manifest, variants, report)
+            if form.served:
+                _add_models(directory, folder, manifest, made, config)
             _tell(folder, made, _only(report, made), config, epoch)
             found = check_bundle(folder)
             _settle(folder, epoch)
@@ -181,10 +198,34 @@ def _fill(
             for name, step in manifest["steps"].items()
         },
     }
-    for key, kept in (("engines", engines), ("tuned", _chosen(manifest.get("tuned"), variants))):
+    measured = {key: _chosen(manifest.get(key), variants) for key in ("tuned", "serving")}
+    for key, kept in (("engines", engines), *measured.items()):
         made.pop(key, None)
         made |= {key: kept} if kept else {}
     return made
+
+
+def _add_models(
+    directory: Path,
+    folder: Path,
+    manifest: dict[str, Any],
+    made: dict[str, Any],
+    config: BundleConfig,
+) -> None:
+    """Write the repository that Triton serves, and enter its files in the bundle's manifest."""
+    from albert_deploy.scripts.serving.repository import MODELS, UP, write_repository
+
+    (variant,) = made["variants"]
+    asked = dict(config.serving)
+    # What was measured, was on a CPU.
+    measured = (
+        {} if asked.get("form") == "tensorrt" else measured_settings(manifest, variant, asked)
+    )
+    served = RepositoryConfig(**measured | asked | {"variant": variant})
+    write_repository(directory, manifest, served, out=folder / MODELS, location=UP)
+    files = (path for path in (folder / MODELS).rglob("*") if path.is_file())
+    made["files"] |= {path.relative_to(folder).as_posix(): file_record(path) for path in files}
+    made["files"] = dict(sorted(made["files"].items()))
 
 
 def _chosen(value: Mapping[str, Any] | None, variants: tuple[str, ...]) -> dict[str, Any]:

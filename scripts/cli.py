@@ -22,6 +22,7 @@ from albert_deploy.scripts import (
     cli_engines,
     cli_evidence,
     cli_predict,
+    cli_serve,
     cli_speed,
     options,
 )
@@ -154,6 +155,7 @@ for command in (
     cli_evidence.compare,
     cli_evidence.gate,
     cli_predict.predict,
+    cli_serve.serve,
     cli_speed.bench,
     cli_speed.profile,
 ):

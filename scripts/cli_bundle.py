@@ -15,6 +15,7 @@ from albert_deploy.runtime.errors import ContractError, InputError
 from albert_deploy.scripts import options
 from albert_deploy.scripts.bundle import FORMATS, BundleConfig, check_folder
 from albert_deploy.scripts.bundle import bundle as make_bundle
+from albert_deploy.scripts.serving.repository_config import FORMS
 
 if TYPE_CHECKING:
     from albert_deploy.runtime.bundle_verify import Bundle
@@ -45,14 +46,28 @@ _KEY = click.Path(path_type=Path, dir_okay=False)
     help="Sign with this private EC key; its password, if it has one, is in the variable "
     "ALBERT_DEPLOY_KEY_PASSWORD.",
 )
+@options.option(
+    "--triton-model",
+    default=None,
+    metavar="FORM",
+    help="With --format triton: "
+    + "; ".join(f"{name}, {what}" for name, what in FORMS.items())
+    + ". By default direct.",
+)
+@options.serving
 def bundle(directory: Path, out: Path, variants: str | None, **given: Any) -> None:
     """Write what deployment needs of DIR, with its evidence, as a bundle that verify checks.
 
     The same DIR gives the same bytes. A bundle is a deployment directory, too, and a model folder
-    of the Hugging Face hub.
+    of the Hugging Face hub. With --format triton it also has models/, a repository for Triton.
     """
+    serving = {"form": given.pop("triton_model"), **options.pop_serving(given)}
+    serving = {key: value for key, value in serving.items() if value is not None}
+    if serving and not FORMATS[given["form"]].served:
+        name = "triton-model" if "form" in serving else next(iter(serving)).replace("_", "-")
+        raise InputError(f"--{name} goes with --format triton")
     chosen = None if variants is None else options.names(variants)
-    made = make_bundle(directory, BundleConfig(variants=chosen, **given), out=out)
+    made = make_bundle(directory, BundleConfig(variants=chosen, serving=serving, **given), out=out)
     click.echo(f"{out}: {_told(made)}, {'signed' if made.signed else 'not signed'}")
 
 

@@ -23,8 +23,10 @@ _NAMES = {
     "truncate": "truncation",
     "pooled": "pooled",
     "aggregation": "aggregation_strategy",
+    "stride": "stride",
+    "targets": "targets",
 }
-_TAGS = "token-classification"
+_TAGS, _QUESTIONS = "token-classification", "question-answering"
 
 
 @click.command()
@@ -61,8 +63,22 @@ _TAGS = "token-classification"
 @options.option(
     "--aggregation",
     default=None,
-    type=click.Choice(("none", "simple")),
-    help="Of tagged tokens: each by itself, or, by default, grouped to entities.",
+    type=click.Choice(("none", "simple", "first", "average", "max")),
+    help="Of tagged tokens: each by itself, by default grouped to entities; with first, average or "
+    "max the pieces of a word agree before.",
+)
+@options.option(
+    "--stride",
+    default=None,
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="Tags and questions: read long texts in windows that share N tokens.",
+)
+@options.option(
+    "--targets",
+    default=None,
+    metavar="WORD,WORD,…",
+    help="The only words that may stand for a mask.",
 )
 @options.option("--skip-bad-lines", is_flag=True, help='Answer them with {"error": …} and go on.')
 @options.option("--threads", default=0, type=click.IntRange(min=0), help="0: one per core.")
@@ -98,7 +114,14 @@ def predict(
     model = load(directory, variant, engine, threads, trust=trust)
     if model.task == _TAGS and given["aggregation"] is None:
         given["aggregation"] = "simple"
-    settings = {_NAMES[key]: value for key, value in given.items() if value not in (None, False)}
+    if given["targets"] is not None:
+        given["targets"] = given["targets"].split(",")
+    names = _NAMES | ({"stride": "doc_stride"} if model.task == _QUESTIONS else {})
+    settings = {
+        names[key]: value
+        for key, value in given.items()
+        if value is not None and value is not False
+    }
     with model, _opened(texts, file) as source:
         inputs = _arguments(texts, lines) if source is None else read_lines(source, lines)
         noun = "text" if source is None else "line"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -44,6 +45,12 @@ from albert_deploy.scripts import options
     "questions of SQuAD (--dataset squad=PATH, or the sample's).",
 )
 @options.option("--tune", is_flag=True, help="Record the quickest engine of each variant in DIR.")
+@options.option(
+    "--serving",
+    is_flag=True,
+    help="Measure, and record in DIR, only how many networks of how many threads answer the most "
+    "rows, and in which batches.",
+)
 @options.pays
 @options.option(
     "--out", type=click.Path(path_type=Path), default=None, help="JSON file to write too."
@@ -62,6 +69,7 @@ def bench(
     geometry: str | None,
     harness: int,
     tune: bool,
+    serving: bool,
     speedup: float | None,
     size: float | None,
     out: Path | None,
@@ -79,6 +87,14 @@ def bench(
         raise click.UsageError("--harness goes with --random, whose geometry it takes")
     if tune and geometry is not None:
         raise click.UsageError("--tune goes with DIR, in whose manifest it is recorded")
+    if serving:
+        others = (geometry, source, no_torch, tune, contenders, speedup, size)
+        if directory is None or any(others):
+            raise click.UsageError(
+                "--serving goes with DIR, --lengths, --dataset, --variants and --out alone"
+            )
+        _measure_serving(directory, lengths, dataset, variants, out)
+        return
     from albert_deploy.scripts.bench import bench_directory, bench_random
     from albert_deploy.validation.latency import BenchConfig
 
@@ -111,6 +127,30 @@ def bench(
                 note=options.note,
             )
             click.echo(harness_text(found))
+
+
+def _measure_serving(
+    directory: Path, lengths: str, dataset: str | None, variants: str | None, out: Path | None
+) -> None:
+    from albert_deploy.runtime.manifest import write_json
+    from albert_deploy.scripts.serving.profile import (
+        ServingConfig,
+        measure_serving,
+        record_serving,
+    )
+    from albert_deploy.scripts.serving.profile_text import serving_text
+
+    given: dict[str, Any] = {} if variants is None else {"variants": options.names(variants)}
+    config = ServingConfig(
+        lengths=options.numbers("--lengths", lengths),
+        dataset=options.parse_dataset(dataset),
+        **given,
+    )
+    found = measure_serving(directory, config, note=options.note)
+    click.echo(serving_text(found))
+    record_serving(directory, found)
+    if out is not None:
+        write_json(out, found)
 
 
 @click.command()

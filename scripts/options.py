@@ -182,6 +182,55 @@ quantization = _together(
 )
 
 
+# How a model is served; None leaves it to what was measured, or to the machine.
+serving = _together(
+    option("--name", default=None, help="Name of the served model; by default albert."),
+    option(
+        "--instances",
+        default=None,
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Networks that run beside each other.",
+    ),
+    option(
+        "--threads",
+        default=None,
+        type=click.IntRange(min=0),
+        metavar="N",
+        help="Threads of each; 0 for one per core.",
+    ),
+    option(
+        "--max-batch",
+        default=None,
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Most texts of a request, and rows of a batch; by default 32.",
+    ),
+    option(
+        "--max-queue",
+        "queue",
+        default=None,
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Most requests that wait for a network; by default 256.",
+    ),
+    option(
+        "--max-text-bytes",
+        default=None,
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Most bytes of one text; by default 65536.",
+    ),
+    option("--plan", default=None, metavar="NAME", help="Engine plan to serve, see build."),
+)
+
+
+def pop_serving(given: dict[str, Any]) -> dict[str, Any]:
+    """Take the options of ``serving`` out of those that click hands over."""
+    names = ("name", "instances", "threads", "max_batch", "queue", "max_text_bytes", "plan")
+    return {name: given.pop(name) for name in names}
+
+
 def quantize_config(
     given: dict[str, Any],
     *,

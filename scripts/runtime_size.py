@@ -1,27 +1,26 @@
 """Measure what the runtime alone takes: a fresh environment's size, and the time of its import.
 
-``python -m albert_deploy.scripts.runtime_size`` installs this project with ONNX Runtime into a
-temporary environment and then takes away what an inference never loads. It fails above a limit.
+``python -m albert_deploy.scripts.runtime_size [DIR]`` installs this project with ONNX Runtime into
+a temporary environment, takes away what ``slim`` takes away, and answers with DIR. It fails above
+a limit.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import venv
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from albert_deploy.scripts.unneeded import environment_bytes
+
 LIMIT_S, LIMIT_MB = 0.3, 120.0
-# What an inference imports. pip brings the rest with these: tokenizers wants the hub's client.
-NEEDED = ("albert-deploy", "click", "numpy", "onnxruntime", "tokenizers", "tqdm")
-# The Python module has all of ONNX Runtime in itself and does not load the C library beside it.
-UNUSED = ("onnxruntime/capi/libonnxruntime.so*", "numpy/**/tests")
 _PACKAGES = ("export", "quantize", "runtime", "scripts", "validation")
 _FILES = ("pyproject.toml", "README.md", "LICENSE")
 _ROUNDS = 5
@@ -40,28 +39,56 @@ print(json.dumps([first - start, second - start, heavy]))
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """What was measured; sizes in 10^6 bytes, without pip, setuptools and byte code.
+    """What was measured; sizes in 10^6 bytes of all files of an environment, byte code and all.
 
     Attributes:
         installed_mb: As pip installs it, with every dependency that packages declare.
-        needed_mb: With ``NEEDED`` alone.
-        least_mb: Without the files of ``UNUSED`` too.
+        slim_mb: After ``slim``.
+        least_mb: After ``slim --pip``, and after a directory was answered with.
         import_s: Time to import ``load``, the least of several, in seconds.
         import_all_s: Likewise with what a call of it needs beside the engine.
+        check: What ``pip check`` says of the slim environment, a line each.
     """
 
     installed_mb: float
-    needed_mb: float
+    slim_mb: float
     least_mb: float
     import_s: float
     import_all_s: float
+    check: tuple[str, ...]
+
+    def table(self) -> str:
+        """Return the sizes and times as lines for people."""
+        return "\n".join(
+            [
+                f"as pip installs it      {self.installed_mb:7.1f} MB",
+                f"after slim              {self.slim_mb:7.1f} MB",
+                f"after slim --pip        {self.least_mb:7.1f} MB  (limit {LIMIT_MB:g})",
+                f"import of load          {self.import_s:7.3f} s   (limit {LIMIT_S:g})",
+                f"with numpy, tokenizers  {self.import_all_s:7.3f} s   (limit {LIMIT_S:g})",
+                *(f"pip check: {line}" for line in self.check),
+            ]
+        )
+
+    def exceeded(self) -> list[str]:
+        """Return what is above its limit, for people."""
+        limits = (
+            ("the size", self.least_mb, LIMIT_MB, "MB"),
+            ("the import of load", self.import_s, LIMIT_S, "s"),
+            ("the import with numpy and tokenizers", self.import_all_s, LIMIT_S, "s"),
+        )
+        return [
+            f"{what} is {value:.3f} {unit}, above {limit:g} {unit}"
+            for what, value, limit, unit in limits
+            if value > limit
+        ]
 
 
 def measure(directory: Path | None = None, *, source: Path = _REPOSITORY) -> Sizes:
-    """Install the runtime into a temporary environment, strip it and measure it.
+    """Install the runtime into a temporary environment, slim it and measure it.
 
     Args:
-        directory: Deployment directory that the stripped environment has to answer with.
+        directory: Deployment directory that the slim environment has to answer with.
         source: Folder of the project.
 
     Raises:
@@ -70,53 +97,58 @@ def measure(directory: Path | None = None, *, source: Path = _REPOSITORY) -> Siz
     """
     with tempfile.TemporaryDirectory(prefix="albert-deploy-size-") as folder:
         place = Path(folder)
-        venv.create(place / "env", with_pip=True)
-        python = str(place / "env" / "bin" / "python")
-        pip = [python, "-m", "pip", "--disable-pip-version-check"]
-        project = _copied(source, place / "project")
-        subprocess.run([*pip, "install", "--quiet", f"{project}[cpu]"], check=True)
-        installed = installed_bytes(place)
-        listed = subprocess.run(
-            [*pip, "list", "--format=json"], check=True, capture_output=True, text=True
-        )
-        kept = {*NEEDED, "pip", "setuptools"}
-        names = [row["name"] for row in json.loads(listed.stdout) if row["name"] not in kept]
-        subprocess.run([*pip, "uninstall", "--quiet", "--yes", *names], check=True)
-        needed = installed_bytes(place)
-        for packages in (place / "env").rglob("site-packages"):
-            for pattern in UNUSED:
-                for path in list(packages.glob(pattern)):
-                    remove: Callable[[Path], None] = shutil.rmtree if path.is_dir() else Path.unlink
-                    remove(path)
+        environment = place / "env"
+        python = install(environment, source=source)
+        installed = environment_bytes(environment)
+        slim = [python, "-m", "albert_deploy.scripts.slim"]
+        _run(slim, place)
+        after = environment_bytes(environment)
+        check = _run([python, "-m", "pip", "check"], place, check=False)
+        _run([*slim, "--pip"], place)
         if directory is not None:
-            command = [
-                python,
-                "-m",
-                "albert_deploy.scripts.cli",
-                "predict",
-                str(directory.resolve()),
-            ]
-            subprocess.run([*command, "--skip-bad-lines", "a text"], check=True, cwd=place)
-        times = [_import_times(python) for _ in range(_ROUNDS)]
+            predict = [python, "-m", "albert_deploy.scripts.cli", "predict"]
+            _run([*predict, str(directory.resolve()), "--skip-bad-lines", "a text"], place)
+        times = [_import_times(python, place) for _ in range(_ROUNDS)]
         return Sizes(
             installed_mb=installed / 1e6,
-            needed_mb=needed / 1e6,
-            least_mb=installed_bytes(place) / 1e6,
+            slim_mb=after / 1e6,
+            least_mb=environment_bytes(environment) / 1e6,
             import_s=min(first for first, _ in times),
             import_all_s=min(second for _, second in times),
+            check=tuple(check.splitlines()),
         )
 
 
-def installed_bytes(environment: Path) -> int:
-    """Return the size of an environment's packages, pip and byte code left out, in bytes."""
-    return sum(
-        path.stat().st_size
-        for packages in environment.rglob("site-packages")
-        for path in packages.rglob("*")
-        if path.is_file()
-        and path.suffix != ".pyc"
-        and not path.relative_to(packages).parts[0].startswith(("pip", "setuptools"))
-    )
+def install(environment: Path, *, source: Path = _REPOSITORY) -> str:
+    """Make an environment with the project and ONNX Runtime, and nothing of this one.
+
+    Args:
+        environment: Folder to make.
+        source: Folder of the project, of which a copy is installed.
+
+    Returns:
+        The environment's own Python.
+
+    Raises:
+        subprocess.CalledProcessError: pip cannot install it; its standard error says why.
+    """
+    venv.create(environment, with_pip=True)
+    python = str(environment / "bin" / "python")
+    with tempfile.TemporaryDirectory(prefix="albert-deploy-source-") as folder:
+        project = _copied(source, Path(folder) / "project")
+        pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        _run([*pip, f"{project}[cpu]"], environment)
+    return python
+
+
+def _run(command: list[str], place: Path, *, check: bool = True) -> str:
+    """Run a command outside the project, whose folders would hide what is installed."""
+    usual = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+    run = subprocess.run(command, cwd=place, env=usual, check=False, capture_output=True, text=True)
+    if check and run.returncode:
+        sys.stderr.write(run.stdout + run.stderr)
+        raise subprocess.CalledProcessError(run.returncode, command, run.stdout, run.stderr)
+    return run.stdout
 
 
 def _copied(source: Path, to: Path) -> Path:
@@ -129,11 +161,8 @@ def _copied(source: Path, to: Path) -> Path:
     return to
 
 
-def _import_times(python: str) -> tuple[float, float]:
-    run = subprocess.run(
-        [python, "-c", _IMPORT], cwd=Path(python).parent, check=True, capture_output=True, text=True
-    )
-    first, second, heavy = json.loads(run.stdout)
+def _import_times(python: str, place: Path) -> tuple[float, float]:
+    first, second, heavy = json.loads(_run([python, "-c", _IMPORT], place))
     if heavy:
         raise SystemExit(f"importing the runtime imports {', '.join(heavy)}")
     return first, second
@@ -144,14 +173,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("directory", nargs="?", type=Path, help="a deployment directory to answer")
     found = measure(parser.parse_args(arguments).directory)
-    print(
-        f"installed by pip {found.installed_mb:.1f} MB, what is imported {found.needed_mb:.1f} MB, "
-        f"without files that nothing loads {found.least_mb:.1f} MB (limit {LIMIT_MB:g})\n"
-        f"import of load {found.import_s:.3f} s, with numpy and tokenizers "
-        f"{found.import_all_s:.3f} s (limit {LIMIT_S:g})"
-    )
-    slow = max(found.import_s, found.import_all_s) > LIMIT_S
-    sys.exit(1 if slow or found.least_mb > LIMIT_MB else 0)
+    print(found.table())
+    if wrong := found.exceeded():
+        sys.exit("; ".join(wrong))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import re
 import shutil
 import subprocess
@@ -13,6 +15,27 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 FILES = sorted((REPOSITORY / "docker").glob("Dockerfile.*"))
+ENTRIES = {
+    "Dockerfile.cpu": '["albert-deploy", "predict", "/bundle"]',
+    "Dockerfile.gpu": '["albert-deploy", "predict", "/bundle"]',
+    "Dockerfile.triton": '["tritonserver"]',
+}
+# What a Triton is started with so that clients can ask its model, and nothing else.
+TRITON = {
+    "model-repository": "/bundle/models",
+    "model-control-mode": "explicit",
+    "load-model": "albert",
+    "disable-auto-complete-config": "",
+    "strict-readiness": "true",
+    "exit-on-error": "true",
+    "exit-timeout-secs": "30",
+    "http-max-input-size": "4194304",
+    # A header with a colon in its name, which no request can have.
+    "http-restricted-api": "model-repository,shared-memory,trace,logging:no:one=x",
+    "grpc-restricted-protocol": "model-repository,shared-memory,trace,logging:no:one=x",
+    "allow-sagemaker": "false",
+    "allow-vertex-ai": "false",
+}
 SECRET = re.compile(r"(?i)password|passwd|secret|token|api_?key|credential")
 
 Instruction = tuple[str, str]
@@ -29,8 +52,8 @@ def instructions(text: str) -> list[Instruction]:
     return found
 
 
-def problems(text: str) -> list[str]:
-    """Return what in a Dockerfile breaks a rule."""
+def problems(text: str, name: str) -> list[str]:
+    """Return what in a Dockerfile of that name breaks a rule."""
     found = []
     parts = instructions(text)
     stages = {
@@ -59,18 +82,30 @@ def problems(text: str) -> list[str]:
         if word == "RUN" and "pip install" in rest and "--no-cache-dir" not in rest:
             found.append("pip leaves its cache in the image")
     entry = [rest for word, rest in parts if word == "ENTRYPOINT"]
-    if entry != ['["albert-deploy", "predict", "/bundle"]']:
-        found.append("the entry point is not predict")
-    return found
+    if entry != [ENTRIES[name]]:
+        found.append(f"the entry point is not {ENTRIES[name]}")
+    return found + served(parts)
+
+
+def served(parts: list[Instruction]) -> list[str]:
+    """Return what lets clients of a Triton do more than ask its model."""
+    commands = [json.loads(rest) for word, rest in parts if word == "CMD"]
+    if ("ENTRYPOINT", ENTRIES["Dockerfile.triton"]) not in parts:
+        return ["arguments that the entry point does not expect"] if commands else []
+    pairs = [argument.removeprefix("--").partition("=") for argument in commands[-1]]
+    found = {key: value for key, _, value in pairs}
+    odd = {key for key in {*found, *TRITON} if found.get(key) != TRITON.get(key)}
+    odd |= {key for key, _, _ in pairs if [other for other, _, _ in pairs].count(key) > 1}
+    return [f"--{key} is {found.get(key)}, wanted {TRITON.get(key)}" for key in sorted(odd)]
 
 
 def test_there_is_one_for_each_kind_of_machine() -> None:
-    assert [file.name for file in FILES] == ["Dockerfile.cpu", "Dockerfile.gpu"]
+    assert [file.name for file in FILES] == list(ENTRIES)
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
 def test_the_rules_are_kept(file: Path) -> None:
-    assert problems(file.read_text()) == []
+    assert problems(file.read_text(), file.name) == []
 
 
 @pytest.mark.parametrize(
@@ -95,7 +130,28 @@ def test_the_rules_are_kept(file: Path) -> None:
 def test_a_broken_rule_is_seen(good: str, bad: str) -> None:
     text = FILES[0].read_text()
     assert good in text
-    assert problems(text.replace(good, bad))
+    assert problems(text.replace(good, bad), FILES[0].name)
+
+
+@pytest.mark.parametrize(
+    ("good", "bad"),
+    [
+        ('"--model-control-mode=explicit"', '"--model-control-mode=poll"'),
+        ('     "--disable-auto-complete-config", \\\n', ""),
+        ("logging:no:one=x", "logging:key=sesame"),
+        ("model-repository,shared-memory", "shared-memory"),
+        ('"--allow-sagemaker=false"', '"--allow-sagemaker=true"'),
+        ('"--allow-sagemaker=false"', '"--allow-sagemaker=false", "--load-model=*"'),
+        ('"--http-max-input-size=4194304"', '"--http-max-input-size=0"'),
+        ('["tritonserver"]', '["sh", "-c"]'),
+        ("USER 10001:10001", "USER root"),
+        ("26.07-py3@", "latest@"),
+    ],
+)
+def test_a_triton_that_is_open_is_seen(good: str, bad: str) -> None:
+    text = FILES[2].read_text()
+    assert good in text
+    assert problems(text.replace(good, bad), FILES[2].name)
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
@@ -107,9 +163,19 @@ def test_all_that_is_installed_is_copied(file: Path) -> None:
     needed = folders | {"pyproject.toml", project["project"]["readme"], "LICENSE"}
     copied = [rest for word, rest in instructions(file.read_text()) if word == "COPY"]
     assert {name for rest in copied if "--from" not in rest for name in rest.split()[:-1]} == needed
-    extra = {"Dockerfile.cpu": "cpu", "Dockerfile.gpu": "gpu"}[file.name]
-    assert f"'.[{extra}]'" in file.read_text()
+    where, extra = {
+        "Dockerfile.cpu": (".", "cpu"),
+        "Dockerfile.gpu": (".", "gpu"),
+        "Dockerfile.triton": ("/src", "cpu"),
+    }[file.name]
+    assert f"'{where}[{extra}]'" in file.read_text()
     assert extra in project["project"]["optional-dependencies"]
+
+
+def test_the_cpu_image_is_made_small_before_it_is_copied() -> None:
+    runs = [rest for word, rest in instructions(FILES[0].read_text()) if word == "RUN"]
+    assert runs[-1].endswith("python -m albert_deploy.scripts.slim /opt/albert --pip")
+    assert importlib.util.find_spec("albert_deploy.scripts.slim") is not None
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)

@@ -2,33 +2,35 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from same_answers import (
+    CONTEXT,
+    Deployed,
+    assert_same,
+    both_heads,
+    chosen,
+    deployments,
+    pipeline,
+    read,
+    source,
+)
 from tokenizers import Tokenizer
 
 from albert_deploy.export.step import ExportConfig, export
 from albert_deploy.runtime import load
 from albert_deploy.runtime.answer_options import Options
-from albert_deploy.runtime.answers import Window
-from albert_deploy.runtime.contract import TASKS
 from albert_deploy.runtime.errors import InputError
 from albert_deploy.runtime.manifest import read_manifest, write_manifest
 from albert_deploy.runtime.reading import _answers
-from albert_deploy.runtime.tasks import load_tokenizer, windows
+from albert_deploy.runtime.tasks import windows
 
-TAGS = ("O", "B-PER", "I-PER", "B-LOC")
 TEXTS = ("the film was long", "a warm river, who is it?", "What IS the film é", "x", "the the")
-CONTEXT = "The river was long and warm. A film of the river is in  Paris, not in London!"
-CLOSE = 1e-4
-
-Deployed = Callable[..., tuple[Path, Path]]
 
 
 @pytest.fixture(scope="module")
@@ -36,48 +38,7 @@ def deployed(
     make_checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Deployed:
     """Checkpoint and deployment directory of a task."""
-
-    @functools.cache
-    def make(task: str, family: str = "albert", **config: Any) -> tuple[Path, Path]:
-        if task == "token-classification":
-            config["id2label"] = dict(enumerate(TAGS))
-            config["label2id"] = {tag: i for i, tag in enumerate(TAGS)}
-        checkpoint = make_checkpoint(task, family, **config)
-        out = tmp_path_factory.mktemp(task) / "out"
-        export(str(checkpoint), ExportConfig(task=task), out=out)
-        return checkpoint, out
-
-    return make
-
-
-def pipeline(task: str, checkpoint: Path) -> Any:
-    transformers = pytest.importorskip("transformers")
-    return transformers.pipeline(task, model=str(checkpoint), device="cpu")
-
-
-def source(task: str, checkpoint: Path) -> Any:
-    transformers = pytest.importorskip("transformers")
-    name = f"Albert{TASKS[task].architecture}"
-    return getattr(transformers, name).from_pretrained(checkpoint).eval()
-
-
-def assert_same(found: Any, wanted: Any) -> None:
-    """Same form, keys and values, numbers within 1e-4; JSON tells NumPy's numbers from Python's."""
-    json.dumps(found)
-    if isinstance(wanted, dict):
-        assert isinstance(found, dict)
-        assert found.keys() == wanted.keys()
-        for key, value in wanted.items():
-            assert_same(found[key], value)
-    elif isinstance(wanted, list):
-        assert isinstance(found, list)
-        assert len(found) == len(wanted)
-        for one, other in zip(found, wanted, strict=True):
-            assert_same(one, other)
-    elif isinstance(wanted, float | np.floating):
-        assert found == pytest.approx(float(wanted), abs=CLOSE)
-    else:
-        assert found == wanted
+    return deployments(make_checkpoint, tmp_path_factory)
 
 
 def test_text_classification_is_that_of_transformers(deployed: Deployed) -> None:
@@ -145,23 +106,32 @@ def test_fill_mask_is_that_of_transformers(deployed: Deployed, options: dict[str
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["none", "simple"])
-def test_token_classification_is_that_of_transformers(deployed: Deployed, strategy: str) -> None:
-    checkpoint, out = deployed("token-classification")
-    model, reference = load(out), pipeline("token-classification", checkpoint)
-    # The tiny tokenizer knows no such letter.
-    texts = [*TEXTS, "Σ the river Σ", CONTEXT]
-    options: dict[str, Any] = {"aggregation_strategy": strategy}
-    assert_same(model(texts, **options), reference(texts, **options))
-    assert_same(model(texts[5], **options), reference(texts[5], **options))
-    options["ignore_labels"] = ["B-LOC", "PER"]
-    assert_same(model(texts, **options), reference(texts, **options))
-    assert any(model(texts, **options))
-    # The pipeline always cuts.
-    long = " ".join([CONTEXT] * 4)
-    assert_same(model(long, truncation=True, **options), reference(long, **options))
-    for one in model(CONTEXT, aggregation_strategy="simple", ignore_labels=[]):
-        assert 0 <= one["start"] < one["end"] <= len(CONTEXT)
+def test_targets_are_those_of_transformers(deployed: Deployed) -> None:
+    checkpoint, out = deployed("fill-mask")
+    model, reference = load(out), pipeline("fill-mask", checkpoint)
+    one, two = "the [MASK] was long .", "a [MASK] river [MASK]"
+    # An entry that only goes on, one that is written otherwise, and the same one twice.
+    for targets in ("film", ["film"], ["river", "##s", "film", "warm", "film"], ["FILM", "."]):
+        for options in ({}, {"top_k": 2}, {"top_k": 9}):
+            for given in (one, [one, two]):
+                wanted = reference(given, targets=targets, **options)
+                assert_same(model(given, targets=targets, **options), wanted)
+    every = model(one, targets=["film", "river"], top_k=None)
+    assert len(every) == 2
+    scores = {word["token"]: word["score"] for word in model(one, top_k=None)}
+    assert all(word["score"] == scores[word["token"]] for word in every)
+    for targets, message in (
+        (["film", "rivers"], "target 'rivers' is no token .*makes: river ##s"),
+        ("the film", "target 'the film' is no token .*makes: the film"),
+        ("Σ", r"target 'Σ' is no token .*makes: \[UNK\]"),
+        ("", "target '' is no token .*makes: nothing"),
+        ("\ud800", "cannot tokenize target"),
+        ([], "targets is empty"),
+        (["film", 3], "targets holds 3"),
+        (7, "targets is of type int"),
+    ):
+        with pytest.raises(InputError, match=message):
+            model(one, targets=targets)
 
 
 @pytest.mark.slow
@@ -178,102 +148,48 @@ def test_feature_extraction_is_that_of_transformers(deployed: Deployed) -> None:
 
 @pytest.mark.slow
 def test_both_heads_of_pretraining_answer(deployed: Deployed) -> None:
-    torch = pytest.importorskip("torch")
     checkpoint, out = deployed("pretraining")
-    model, plain = load(out), source("pretraining", checkpoint)
-    tokenizer = pipeline("fill-mask", checkpoint).tokenizer
+    model = load(out)
     text, pair = "the [MASK] was long", "a [MASK] river"
+    tokens, scores, order = both_heads(checkpoint, text, pair, 3)
     found = model((text, pair), top_k=3)
-    feeds = tokenizer(text, pair, return_tensors="pt", return_token_type_ids=True)
-    with torch.no_grad():
-        wanted = plain(**feeds)
-    places = (feeds["input_ids"][0] == tokenizer.mask_token_id).nonzero()[:, 0]
-    words = wanted.prediction_logits[0, places].softmax(-1).topk(3)
     predicted = found["predictions"]
-    assert [[one["token"] for one in row] for row in predicted] == words.indices.tolist()
-    assert_same([[one["score"] for one in row] for row in predicted], words.values.tolist())
-    order = wanted.sop_logits[0].softmax(-1).tolist()
-    label = ("in order", "swapped")[int(np.argmax(order))]
-    told = {"label": label, "score": max(order), "scores": order}
-    assert_same(found["sentence_order"], told)
+    assert [[one["token"] for one in row] for row in predicted] == tokens
+    assert_same([[one["score"] for one in row] for row in predicted], scores)
+    assert_same(found["sentence_order"], order)
     assert model("no mask here")["predictions"] == []
+    (one,) = model("the [MASK]", targets="film")["predictions"]
+    assert [word["token_str"] for word in one] == ["film"]
 
 
 @pytest.mark.slow
 def test_multiple_choice_chooses(deployed: Deployed) -> None:
-    torch = pytest.importorskip("torch")
     checkpoint, out = deployed("multiple-choice")
-    model, plain = load(out), source("multiple-choice", checkpoint)
-    tokenizer = pipeline("fill-mask", deployed("fill-mask")[0]).tokenizer
+    model = load(out)
     asked = [
         {"context": TEXTS[0], "question": "who is", "choices": ["the river", "a film", "long"]},
         {"context": TEXTS[1], "choices": ["warm", "x"]},
         {"context": TEXTS[4], "question": "what", "choices": ["a", "the long river", "it"]},
     ]
     for one, found in zip(asked, model(asked), strict=True):
-        second = [f"{one.get('question', '')} {choice}".strip() for choice in one["choices"]]
-        feeds = tokenizer(
-            [one["context"]] * len(second),
-            second,
-            padding=True,
-            return_tensors="pt",
-            return_token_type_ids=True,
-        )
-        with torch.no_grad():
-            logits = plain(**{name: value[None] for name, value in feeds.items()}).logits[0]
-        scores = logits.softmax(-1).tolist()
-        best = int(np.argmax(scores))
-        choice = one["choices"][best]
-        told = {"index": best, "choice": choice, "score": scores[best], "scores": scores}
-        assert_same(found, told)
-        assert_same(model(**one), told)
-
-
-def spans(window: Window, start: Any, end: Any, longest: int) -> list[tuple[float, int, int]]:
-    """Every span of a window's context with the score of transformers 4's pipeline, slowly."""
-    allowed = np.flatnonzero(window.is_context)
-    both = []
-    for logits in (start, end):
-        kept = np.exp([logits[i] for i in (0, *allowed)])
-        both.append(dict(zip((0, *allowed), kept / kept.sum(), strict=True)))
-    return [
-        (both[0][i] * both[1][j], int(window.offsets[i, 0]), int(window.offsets[j, 1]))
-        for i in allowed
-        for j in allowed
-        if i <= j < i + longest
-    ]
+        wanted = chosen(checkpoint, one)
+        assert_same(found, wanted)
+        assert_same(model(**one), wanted)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("repeat", [1, 6])
 def test_question_answering_scores_as_transformers_did(deployed: Deployed, repeat: int) -> None:
-    torch = pytest.importorskip("torch")
     checkpoint, out = deployed("question-answering")
-    model, plain = load(out), source("question-answering", checkpoint)
+    model = load(out)
     question, context = "what is the film of", " ".join([CONTEXT] * repeat)
-    found = windows(
-        load_tokenizer(out), question, context, max_length=64, stride=32, max_query_length=20
-    )
-    assert (len(found) > 1) == (repeat > 1)
-    every: dict[str, list[Any]] = {}
-    null = 1.0
-    for window in found:
-        with torch.no_grad():
-            told = plain(**{name: torch.tensor(value) for name, value in window.feeds.items()})
-        rows = (told.start_logits[0].double().numpy(), told.end_logits[0].double().numpy())
-        # A hand's width of the best of each window is what the pipeline adds up.
-        for score, start, end in sorted(spans(window, *rows, 15), reverse=True)[:3]:
-            kept = every.setdefault(context[start:end].lower(), [0.0, start, end])
-            kept[0] += score
-        edge = [np.exp([row[0], *row[window.is_context]]) for row in rows]
-        null = min(null, edge[0][0] / edge[0].sum() * edge[1][0] / edge[1].sum())
-    best = sorted(every.values(), reverse=True)[:3]
-    wanted = [{"score": s, "start": a, "end": b, "answer": context[a:b]} for s, a, b in best]
+    count, wanted, null = read(checkpoint, question, context, top_k=3)
+    assert (count > 1) == (repeat > 1)
     asked = {"question": question, "context": context}
     assert_same(model(asked, align_to_words=False, top_k=3), wanted)
     # With one answer asked for, only the best of each window counts.
-    if repeat == 1:
-        assert_same(model(**asked, align_to_words=False), wanted[0])
+    lone = read(checkpoint, question, context, top_k=1)[1]
+    assert_same(model(**asked, align_to_words=False), lone[0])
     empty = {"score": null, "start": 0, "end": 0, "answer": ""}
     with_null = model(
         **asked, align_to_words=False, top_k=9999, handle_impossible_answer=True, max_answer_len=15
@@ -301,6 +217,11 @@ def test_answers_are_widened_to_words_and_equal_ones_add_up(tiny_tokenizer: Toke
     # First letter to the second word is a span of its own; the two words read the same.
     assert best["score"] == pytest.approx(share**2 + (1 - share) ** 2)
     assert (best["answer"], best["start"], best["end"]) == ("Paris", 0, 5)
+    # A word that goes on behind the window ends with it, as in transformers.
+    cut = words.copy()
+    cut[6:, 1] = 99
+    told = _answers([window], [outputs], ("start", "end"), cut, Options(top_k=None))
+    assert max(one["end"] for one in told) == 12
     narrow = _answers([window], [outputs], ("start", "end"), None, Options())[0]
     assert (narrow["answer"], narrow["start"]) == ("a", 1)
     assert narrow["score"] == pytest.approx(share**2)

@@ -1,0 +1,83 @@
+"""The measure of the runtime alone: what it prints, and that it fails above a limit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from albert_deploy.scripts import runtime_size
+from albert_deploy.scripts.runtime_size import LIMIT_MB, LIMIT_S, Sizes
+
+FINE: dict[str, Any] = {
+    "installed_mb": 217.0,
+    "slim_mb": 128.0,
+    "least_mb": LIMIT_MB,
+    "import_s": 0.01,
+    "import_all_s": LIMIT_S,
+    "check": ("a requires b",),
+}
+
+
+def told(
+    changed: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> tuple[Any, str]:
+    asked: list[Path | None] = []
+
+    def measure(directory: Path | None) -> Sizes:
+        asked.append(directory)
+        return Sizes(**(FINE | changed))
+
+    monkeypatch.setattr(runtime_size, "measure", measure)
+    code: Any = 0
+    try:
+        runtime_size.main(["some/directory"])
+    except SystemExit as end:
+        code = end.code
+    assert asked == [Path("some/directory")]
+    return code, capsys.readouterr().out
+
+
+def test_every_figure_is_printed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out = told({}, monkeypatch, capsys)
+    assert code == 0
+    for figure in ("217.0 MB", "128.0 MB", "120.0 MB", "0.010 s", "0.300 s", "a requires b"):
+        assert figure in out
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("least_mb", 120.1, "the size is 120.100 MB, above 120 MB"),
+        ("import_s", 0.31, "the import of load is 0.310 s, above 0.3 s"),
+        ("import_all_s", 0.4, "the import with numpy and tokenizers is 0.400 s, above 0.3 s"),
+    ],
+)
+def test_a_figure_above_its_limit_fails(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    value: float,
+    message: str,
+) -> None:
+    code, out = told({name: value}, monkeypatch, capsys)
+    assert code == message  # A text as the code prints it and exits with 1.
+    assert "217.0 MB" in out
+
+
+def test_what_is_installed_is_a_copy_of_the_code_alone(tmp_path: Path) -> None:
+    repository = Path(__file__).resolve().parents[2]
+    copied = runtime_size._copied(repository, tmp_path / "project")
+    assert {path.name for path in copied.iterdir()} == {
+        *("export", "quantize", "runtime", "scripts", "validation"),
+        *("pyproject.toml", "README.md", "LICENSE"),
+    }
+    assert not list(copied.rglob("__pycache__"))
+    assert (copied / "runtime" / "entities.py").read_bytes() == (
+        repository / "runtime" / "entities.py"
+    ).read_bytes()
