@@ -13,15 +13,18 @@ OUT      ?= out
 # GPUs that `make build` builds engines for; TensorRT-RTX needs none of them here.
 TARGET   ?= sm86,sm89,sm120
 ARGS     ?=
+# What `make serve` serves; without it the shipped classifier.
+DIR      ?=
 # Processes that run tests; files stay together, as their fixtures are costly.
 JOBS     ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install export quantize validate build bench gpu-bench gpu-test test test-fast check lint format types clean
+.PHONY: help install export quantize validate build bench gpu-bench gpu-test serve serve-test size test \
+	test-fast fuzz check lint format types audit clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
-	@echo "  Variables: MODEL= TASK= DATASET=NAME=PATH OUT= VARIANTS= ARGS= JOBS= PYTHON= VENV="
+	@echo "  Variables: MODEL= TASK= DATASET=NAME=PATH OUT= VARIANTS= DIR= ARGS= JOBS= PYTHON= VENV="
 
 install: $(VENV)/.installed ## Create .venv and install the project (second time: nothing)
 
@@ -84,13 +87,48 @@ gpu-test: install ## Run the tests that need a GPU; without one they are skipped
 		print("No GPU here, so that every test is skipped:", found.why)'
 	$(BIN)/python -m pytest -m gpu $(ARGS) tests
 
+# Triton's package wants numpy 1, and so an environment of its own.
+SERVER := $(VENV)-serve
+
+$(SERVER)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or later is needed; run: make $(MAKECMDGOALS) PYTHON=python3.11"; exit 2; }
+	$(PYTHON) -m venv $(SERVER)
+	$(SERVER)/bin/python -m pip install --quiet --upgrade pip
+	$(SERVER)/bin/python -m pip install --quiet -e '.[cpu,serve]'
+	@touch $@
+
+# The shipped classifier, measured on this machine and bundled for Triton.
+$(OUT)/served/bundle.json: $(VENV)/.installed
+	test -f $(OUT)/sample-sst2/manifest.json || \
+		$(RUN) release sample-sst2 --out $(OUT)/sample-sst2 --variants $(VARIANTS)
+	$(RUN) bench $(OUT)/sample-sst2 --serving --variants fp32 --dataset sst2=$(SAMPLE)
+	$(RUN) bundle $(OUT)/sample-sst2 --format triton --variants fp32 --license apache-2.0 --out $(OUT)/served
+
+serve: install $(SERVER)/.installed $(if $(DIR),,$(OUT)/served/bundle.json) ## Serve DIR=..., or the shipped classifier, with Triton on this machine
+	$(SERVER)/bin/albert-deploy serve '$(or $(DIR),$(OUT)/served)' $(ARGS)
+
+serve-test: install $(SERVER)/.installed $(OUT)/served/bundle.json ## Test a real Triton: answers, faults, recovery, load
+	ALBERT_DEPLOY_SERVER=$(abspath $(SERVER)/bin/albert-deploy) $(BIN)/python -m pytest -m serve tests/serving
+	$(BIN)/python -m albert_deploy.scripts.serving.load_test $(OUT)/served \
+		--server $(SERVER)/bin/albert-deploy --out $(OUT)/serving.json --plot $(OUT)/serving.svg $(ARGS)
+
+size: install ## Measure the environment that answering needs, with OUT/sample-sst2 where it is there
+	$(BIN)/python -m albert_deploy.scripts.runtime_size $(wildcard $(OUT)/sample-sst2)
+
 test: install ## Run all tests, slow ones too
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 test-fast: install ## Run the tests that take seconds
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m 'not slow' $(ARGS)
 
-check: lint types test ## Lint, format, types and tests: what CI runs
+fuzz: install ## Fuzz tokenization and decoding for 5 minutes
+	ALBERT_DEPLOY_FUZZ_S=300 $(BIN)/python -m pytest -m fuzz $(ARGS)
+
+check: lint types audit test ## Lint, format, types, known vulnerabilities and tests: what CI runs
+
+audit: install ## Look the installed packages up among known vulnerabilities
+	$(BIN)/python -m albert_deploy.scripts.audit
 
 lint: install
 	$(BIN)/ruff check .
@@ -108,4 +146,4 @@ types: install
 	cd .mypy_tree && MYPYPATH=. ../$(BIN)/mypy --config-file ../pyproject.toml -p albert_deploy
 
 clean: ## Remove what make and the tools created, but not OUT
-	rm -rf $(VENV) .mypy_tree .mypy_cache .ruff_cache .pytest_cache build *.egg-info
+	rm -rf $(VENV) $(SERVER) .mypy_tree .mypy_cache .ruff_cache .pytest_cache build *.egg-info

@@ -121,12 +121,12 @@ def sigmoid(logits: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     return np.asarray(0.5 * (1 + np.tanh(0.5 * np.asarray(logits, np.float64))))
 
 
-def at_least(name: str, value: int | None, least: int = 1) -> None:
+def at_least(name: str, value: object, least: int = 1) -> None:
     """Fail where an option is below its least value; None passes.
 
     Raises:
         InputError: It is.
     """
-    whole = isinstance(value, Integral) and not isinstance(value, bool)
-    if value is not None and (not whole or value < least):
+    good = not isinstance(value, bool) and isinstance(value, Integral) and int(value) >= least
+    if value is not None and not good:
         raise InputError(f"{name} is {value!r}; use at least {least}")

@@ -28,7 +28,7 @@ class Settings:
         batch_size: Most rows that the network runs at once.
         max_text_bytes: Most bytes, in UTF-8, of one text of a request.
         max_choices: Most choices of one question.
-        max_rows: Most rows of the network that one request may make, where it is another model.
+        max_rows: Most rows of the network that one request may make; a long context makes many.
         lengths: Tokens that rows are padded to, ascending; empty pads to the longest row. Requests
             of one length run in one batch.
 

@@ -93,11 +93,6 @@ def tokens_of(facts: Facts, request: Request, settings: Settings, *, ranked: boo
     feeds = [row for one in _of(facts, request, settings) for row in one.rows]
     if not feeds:
         raise InputError("the request makes no row of tokens; give some text")
-    if len(feeds) > settings.max_rows:
-        raise InputError(
-            f"the request makes {len(feeds)} rows of tokens, {settings.max_rows} at most; give "
-            "fewer or shorter texts at a time"
-        )
     choices = len(feeds[0]["input_ids"])
     joined = stack(feeds, facts.pad_id)
     longest = joined["input_ids"].shape[1]
@@ -158,9 +153,15 @@ def _of(facts: Facts, request: Request, settings: Settings) -> list[Prepared]:
 def _prepared(task: str, request: Request, settings: Settings, prepare: _Prepare) -> list[Prepared]:
     options = read_options(task, request.parameters, settings)
     items = read_items(task, request, settings)
-    return [
-        prepare(one, options, row) for one, row in zip(items, row_names(len(items)), strict=True)
-    ]
+    names = row_names(len(items))
+    made = [prepare(one, options, row) for one, row in zip(items, names, strict=True)]
+    count = sum(len(one.rows) for one in made)
+    if count > settings.max_rows:
+        raise InputError(
+            f"the request makes {count} rows of tokens, {settings.max_rows} at most; give fewer or "
+            "shorter texts at a time"
+        )
+    return made
 
 
 def _attempt(answer: Callable[[list[Outputs]], Any], rows: list[Outputs]) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import os
 import shutil
@@ -14,9 +13,10 @@ from pathlib import Path
 
 from albert_deploy.runtime.errors import MachineError
 
-# These let a client load models, map memory or write files; they need a key that nobody is told.
+# These let a client load models, map memory or write files. They are for who sends a header of this
+# name, which nobody can: neither HTTP nor gRPC lets a name have a colon.
 RESTRICTED = ("model-repository", "shared-memory", "trace", "logging")
-KEY_HEADER = "albert-deploy-key"
+NOBODY = "no:one=x"
 _HOW = "run: pip install 'albert-deploy[cpu,serve]' in an environment of its own (or make serve)"
 _STUB = "triton_python_backend_stub"
 
@@ -91,7 +91,7 @@ def command(
     backends: Path,
     name: str,
     ports: Ports,
-    key: str,
+    memory: str,
     exit_timeout_s: int,
 ) -> list[str]:
     """Return the server's command line.
@@ -102,15 +102,15 @@ def command(
         backends: Folder of backends.
         name: Of the model to load; an ensemble brings its steps along.
         ports: Where it listens.
-        key: Value of the header ``KEY_HEADER`` without which what is restricted is refused.
+        memory: How the shared memory of its models is called, which a kill leaves.
         exit_timeout_s: How long it waits for requests that run, when told to stop.
     """
-    closed = f"{','.join(RESTRICTED)}:{KEY_HEADER}={key}"
+    closed = f"{','.join(RESTRICTED)}:{NOBODY}"
     return [
         str(installation.program),
         f"--model-repository={models}",
         f"--backend-directory={backends}",
-        f"--backend-config=python,shm-region-prefix-name={memory_prefix(key)}",
+        f"--backend-config=python,shm-region-prefix-name={memory}",
         "--model-control-mode=explicit",
         f"--load-model={name}",
         "--disable-auto-complete-config",
@@ -127,14 +127,9 @@ def command(
     ]
 
 
-def memory_prefix(key: str) -> str:
-    """Return how the shared memory of this server's models is called, which a kill leaves."""
-    return f"albert-deploy-{hashlib.sha256(key.encode()).hexdigest()[:16]}-"
-
-
-def remove_memory(key: str) -> None:
+def remove_memory(memory: str) -> None:
     """Remove the shared memory that killed models left."""
-    for path in Path("/dev/shm").glob(f"{memory_prefix(key)}*"):
+    for path in Path("/dev/shm").glob(f"{memory}*"):
         path.unlink(missing_ok=True)
 
 

@@ -193,7 +193,8 @@ def _texts(path: Path | None, count: int) -> list[str]:
     if path is None:
         from albert_deploy.validation.rows import shipped_texts
 
-        found = [example.text for example in shipped_texts("text-classification", count)]
+        rows: list[Any] = shipped_texts("text-classification", count)
+        found = [row.text for row in rows]
     else:
         found = path.read_text(encoding="utf-8").splitlines()
     return [found[number % len(found)] for number in range(count)]

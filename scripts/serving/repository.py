@@ -21,6 +21,8 @@ MODELS = "models"
 UP = "../.."
 # Of these an input may become several rows, so that requests cannot share a batch axis.
 _MANY_ROWS = frozenset({"question-answering", "token-classification"})
+# Of these batches may a request be where one model does it all: others wait for it.
+_ROWS_OF_ONE = 8
 _ENSEMBLE_NOTE = "An ensemble has no file of its own; Triton wants this folder all the same.\n"
 
 
@@ -61,6 +63,7 @@ def write_repository(
     task, name = manifest["task"], config.name
     make = NETWORKS.get(config.form)
     if make is None:
+        settings = replace(settings, max_rows=_ROWS_OF_ONE * config.max_batch)
         model = replace(
             _served(task, config, name, config.max_batch), parameters=parameters(settings)
         )

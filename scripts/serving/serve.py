@@ -98,7 +98,7 @@ def _prepared(directory: Path, config: ServeConfig) -> Iterator[Served]:
             models=models,
             backends=prepare_backends(installation, work),
             installation=installation,
-            key=secrets.token_hex(32),
+            memory=f"albert-deploy-{secrets.token_hex(8)}-",
         )
 
 

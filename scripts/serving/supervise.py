@@ -72,7 +72,7 @@ class Served:
         models: Model repository.
         backends: Folder of backends.
         installation: Whose server runs.
-        key: Of what clients may not do.
+        memory: How the shared memory of its models is called.
     """
 
     directory: Path
@@ -81,7 +81,7 @@ class Served:
     models: Path
     backends: Path
     installation: Installation
-    key: str
+    memory: str
 
 
 async def run(served: Served, config: WatchConfig, *, note: Note, ready: Note) -> None:
@@ -123,7 +123,7 @@ async def run(served: Served, config: WatchConfig, *, note: Note, ready: Note) -
         await front.close()
         if triton is not None:
             await triton.stop(config.drain_s)
-        remove_memory(served.key)
+        remove_memory(served.memory)
 
 
 async def _unless(
@@ -154,7 +154,7 @@ async def _again(
     """Start the server until it runs, but not again and again in a short time."""
     while True:
         note(f"restarting Triton: {why}")
-        remove_memory(served.key)
+        remove_memory(served.memory)
         now = asyncio.get_running_loop().time()
         restarts.append(now)
         while restarts[0] < now - _WITHIN_S:
@@ -181,7 +181,7 @@ async def _started(served: Served, config: WatchConfig, front: Front, note: Note
             backends=served.backends,
             name=served.name,
             ports=ports,
-            key=served.key,
+            memory=served.memory,
             exit_timeout_s=max(1, int(config.drain_s)),
         ),
         environment(served.installation, os.environ),

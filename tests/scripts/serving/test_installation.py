@@ -13,13 +13,12 @@ import pytest
 from albert_deploy.runtime.errors import MachineError
 from albert_deploy.scripts.serving import installation
 from albert_deploy.scripts.serving.installation import (
-    KEY_HEADER,
+    NOBODY,
     Installation,
     Ports,
     command,
     environment,
     find_installation,
-    memory_prefix,
     prepare_backends,
     remove_memory,
 )
@@ -147,7 +146,7 @@ def made(package: Path) -> list[str]:
         backends=Path("/b"),
         name="mine",
         ports=Ports(http=1, grpc=2, metrics=3),
-        key="a" * 64,
+        memory="mine-",
         exit_timeout_s=7,
     )
 
@@ -171,28 +170,26 @@ def test_clients_may_load_map_trace_and_log_nothing(package: Path) -> None:
     closed = [o.partition("=")[2] for o in options if "restricted" in o]
     assert len(closed) == 2
     for one in closed:
-        parts, _, key = one.rpartition(f":{KEY_HEADER}=")
+        parts, _, header = one.partition(":")
         assert set(parts.split(",")) == {"model-repository", "shared-memory", "trace", "logging"}
-        assert key == "a" * 64
+        assert header == NOBODY
+    assert ":" in NOBODY.partition("=")[0]  # so that no client can send it
 
 
 def test_shared_memory_has_a_name_of_its_own_and_is_removed(package: Path) -> None:
-    memory = Path("/dev/shm")
-    if not memory.is_dir():
+    folder = Path("/dev/shm")
+    if not folder.is_dir():
         pytest.skip("needs /dev/shm")
-    mine, other = f"{package}x", f"{package}y"
-    prefix = memory_prefix("a" * 64)
     (told,) = [one for one in made(package) if "shm-region-prefix-name" in one]
-    assert told.endswith(f"={prefix}")
-    assert "aaaa" not in prefix  # Who sees the folder does not learn the key.
-    assert memory_prefix(mine) != memory_prefix(other)
-    places = [memory / f"{memory_prefix(key)}0" for key in (mine, mine + "z", other)]
+    assert told.endswith("=mine-")
+    mine, other = (f"albert-test-{package.parent.name}-{name}-" for name in ("x", "y"))
+    places = [folder / f"{name}0" for name in (mine, other)]
     try:
         for place in places:
             place.write_bytes(b"x")
         remove_memory(mine)
         remove_memory(mine)
-        assert [place.exists() for place in places] == [False, True, True]
+        assert [place.exists() for place in places] == [False, True]
     finally:
         for place in places:
             place.unlink(missing_ok=True)
