@@ -18,6 +18,7 @@ from albert_deploy.runtime.bundle_verify import check_bundle, is_bundle
 from albert_deploy.runtime.errors import InputError
 from albert_deploy.runtime.manifest import read_manifest
 from albert_deploy.runtime.recommend import recommend
+from albert_deploy.runtime.session import AUTO
 from albert_deploy.scripts.bundle_choice import measured_settings
 from albert_deploy.scripts.serving.installation import find_installation, prepare_backends
 from albert_deploy.scripts.serving.repository import MODELS, UP, write_repository
@@ -62,6 +63,7 @@ def serve(directory: Path, config: ServeConfig, *, note: Note, ready: Note) -> N
         MachineError: Triton is not installed, a port is taken, or it breaks again and again.
     """
     with _prepared(directory, config) as served:
+        note(f"starting Triton with the {served.variant} of {served.directory}")
         asyncio.run(run(served, config.watch, note=note, ready=ready))
 
 
@@ -104,7 +106,8 @@ def _prepared(directory: Path, config: ServeConfig) -> Iterator[Served]:
 
 def _only_python(models: Path, config: ServeConfig) -> str:
     """Return the name of a bundle's model, all parts of which this server can run."""
-    if given := sorted(config.model):
+    words = {"variant": config.variant, "engine": config.engine}
+    if given := sorted([*config.model, *(key for key, word in words.items() if word != AUTO)]):
         raise InputError(
             f"{models} says how it is served already; leave out --{given[0].replace('_', '-')}, or "
             "serve a bundle of --format plain"
@@ -113,8 +116,9 @@ def _only_python(models: Path, config: ServeConfig) -> str:
     whole = [name for name in names if all(other.startswith(name) for other in names)]
     if len(whole) != 1:
         raise InputError(f"{models} holds {', '.join(names)}; wanted one model and its parts")
-    others = [n for n in names if "platform: \"ensemble\"" not in (t := _config(models / n)) and
-              'backend: "python"' not in t]  # fmt: skip
+    texts = {name: (models / name / "config.pbtxt").read_text(encoding="utf-8") for name in names}
+    ours = ('platform: "ensemble"', 'backend: "python"')
+    others = [name for name, text in texts.items() if not any(word in text for word in ours)]
     if others:
         raise InputError(
             f"{models / others[0]} needs a backend that this Triton has not; serve the directory "
@@ -129,7 +133,3 @@ def _copy_models(bundled: Path, directory: Path, out: Path) -> None:
     for path in out.glob("*/config.pbtxt"):
         here, there = (f"string_value: {json.dumps(place)}" for place in (UP, str(directory)))
         path.write_text(path.read_text(encoding="utf-8").replace(here, there), encoding="utf-8")
-
-
-def _config(folder: Path) -> str:
-    return (folder / "config.pbtxt").read_text(encoding="utf-8")

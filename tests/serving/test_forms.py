@@ -95,6 +95,18 @@ def test_the_network_of_an_ensemble_takes_tokens_by_itself(
     assert np.abs(found - wanted).max() < 1e-4
 
 
+def test_what_a_bundle_settles_is_not_asked_again(program: Path, bundled: Path) -> None:
+    import subprocess
+
+    for option in (["--variant", "int8"], ["--instances", "3"], ["--engine", "openvino"]):
+        run = subprocess.run(
+            [program, "serve", bundled, "--port", "0", "--no-grpc", *option],
+            capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        assert run.returncode == 3
+        assert f"leave out {option[0]}" in run.stderr
+
+
 def test_a_form_for_another_triton_says_so(
     program: Path, sample: Path, bundle_of: Callable[..., Path]
 ) -> None:
