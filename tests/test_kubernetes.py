@@ -139,7 +139,10 @@ def in_server(pod: Document, server: Document) -> list[str]:
     if ports != {"http": 8000, "grpc": 8001, "metrics": 8002}:
         told.append(f"ports {ports} are not those of Triton")
     ready = f"/v2/models/{given.get('load-model')}/ready"
-    paths = {"startupProbe": ready, "livenessProbe": "/v2/health/live", "readinessProbe": ready}
+    alive = server.get("livenessProbe", {}).get("exec", {}).get("command", [])
+    if alive[-1:] != ["albert_deploy.runtime.serving.alive"]:
+        told.append("livenessProbe does not ask the model")
+    paths = {"startupProbe": ready, "readinessProbe": ready}
     for name, path in paths.items():
         probe = server.get(name, {}).get("httpGet", {})
         if (probe.get("path"), probe.get("port")) != (path, "http"):
@@ -261,7 +264,7 @@ FAULTS: list[tuple[tuple[Any, ...], Any]] = [
     ((*SERVER, "args", 8), "--http-restricted-api=trace:key=sesame"),
     ((*SERVER, "ports", 0, "containerPort"), 8080),
     ((*SERVER, "readinessProbe", "httpGet", "path"), "/v2/models/other/ready"),
-    ((*SERVER, "livenessProbe", "httpGet", "port"), "metrics"),
+    ((*SERVER, "livenessProbe", "exec", "command"), ["true"]),
     ((*SERVER, "startupProbe"), {}),
     ((*SERVER, "lifecycle", "preStop", "sleep", "seconds"), 0),
     (("Deployment", "spec", "strategy", "rollingUpdate", "maxUnavailable"), 1),

@@ -130,3 +130,10 @@ def test_a_client_that_leaves_spoils_nothing(
         assert same(
             connect(server, protocol).ask(*texts[:16]), [wanted[text] for text in texts[:16]]
         )
+
+
+def test_the_liveness_probe_sees_a_server_that_answers(server: Running) -> None:
+    from albert_deploy.runtime.serving.alive import alive
+
+    assert alive(f"http://{server.http}", server.name) is None
+    assert alive(f"http://{server.http}", "another") is not None
