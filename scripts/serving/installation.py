@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import os
 import shutil
@@ -68,7 +69,7 @@ def find_installation() -> Installation:
         program=program,
         backends=home / "backends",
         stub=stub,
-        libraries=(package.parent / "nvidia_pytriton.libs", *_python_library()),
+        libraries=(package.parent / "nvidia_pytriton.libs", *_python_library(version)),
     )
 
 
@@ -151,9 +152,21 @@ def environment(installation: Installation, given: Mapping[str, str]) -> dict[st
     }
 
 
-def _python_library() -> tuple[Path, ...]:
-    """Return the folder of Python's own shared library, for which the stub looks."""
-    folder, name = sysconfig.get_config_var("LIBDIR"), sysconfig.get_config_var("INSTSONAME")
-    if not folder or not name or not name.startswith("libpython") or ".so" not in name:
-        return ()  # Then the system's loader has to know one.
-    return (Path(folder),) if (Path(folder) / name).is_file() else ()
+def _python_library(version: str) -> tuple[Path, ...]:
+    """Return the folder of Python's shared library, where the system's loader does not know one.
+
+    Raises:
+        MachineError: There is none, as in a Python that was built without.
+    """
+    name = f"libpython{version}.so.1.0"
+    folder = Path(sysconfig.get_config_var("LIBDIR") or "")
+    if (folder / name).is_file():
+        return (folder,)
+    try:
+        ctypes.CDLL(name)
+    except OSError as error:
+        raise MachineError(
+            f"Triton's Python models need {name}, which is not here ({error}); install the "
+            f"system's package libpython{version}, or use a Python built with --enable-shared"
+        ) from error
+    return ()

@@ -195,6 +195,24 @@ def test_shared_memory_has_a_name_of_its_own_and_is_removed(package: Path) -> No
             place.unlink(missing_ok=True)
 
 
+def test_a_python_without_its_shared_library_is_refused(
+    package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(installation.sysconfig, "get_config_var", lambda _: str(tmp_path))
+    (tmp_path / f"libpython{VERSION}.so.1.0").touch()
+    assert tmp_path in find_installation().libraries
+    (tmp_path / f"libpython{VERSION}.so.1.0").unlink()
+
+    def missing(name: str) -> None:
+        raise OSError(f"{name}: cannot open shared object file")
+
+    monkeypatch.setattr(installation.ctypes, "CDLL", missing)
+    with pytest.raises(MachineError, match=f"need libpython{VERSION}"):
+        find_installation()
+    monkeypatch.setattr(installation.ctypes, "CDLL", str)
+    assert tmp_path not in find_installation().libraries
+
+
 def test_a_library_that_is_not_there_is_not_named(package: Path, tmp_path: Path) -> None:
     found = find_installation()
     gone = Installation(
