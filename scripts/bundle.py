@@ -41,6 +41,7 @@ from albert_deploy.scripts.bundle_choice import (
     passing_report,
     recommended,
 )
+from albert_deploy.scripts.bundle_signer import Signer
 from albert_deploy.scripts.bundle_tar import FOLDER
 from albert_deploy.scripts.serving.repository_config import RepositoryConfig
 
@@ -99,7 +100,7 @@ class BundleConfig:
             that is recommended.
         licence: Of the model, an identifier such as ``apache-2.0``; None where it is not known.
         allow_failed: Bundle what did not pass a validation, or had none.
-        sign_key: Private key to sign with, PEM; None for no signature.
+        signer: How it is signed; None for no signature.
         serving: How ``triton`` serves; its variant is that of the bundle. What it leaves open is
             taken from what ``bench --serving`` measured.
 
@@ -111,7 +112,7 @@ class BundleConfig:
     variants: tuple[str, ...] | None = None
     licence: str | None = None
     allow_failed: bool = False
-    sign_key: Path | None = None
+    signer: Signer | None = None
     serving: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -275,13 +276,13 @@ def _tell(
     files, licence = made["files"], config.licence
     write_manifest(folder, made)
     write_json(folder / BOM, bom(made, report, files, licence=licence, epoch=epoch))
-    signed = config.sign_key is not None
+    signed = config.signer is not None
     write_text(folder / CARD, card(made, report, files, licence=licence, signed=signed))
     beside = [MANIFEST_NAME, BOM, CARD]
-    if config.sign_key is not None:
+    if config.signer is not None:
         from albert_deploy.scripts.bundle_sign import sign
 
-        sign(folder, config.sign_key)
+        sign(folder, config.signer)
         beside.append(SIGNATURE)
     listed = files | {name: file_record(folder / name) for name in beside}
     (folder / LISTING).write_bytes(listing_bytes(listed))

@@ -161,7 +161,11 @@ def card(
         ),
         "",
         "`albert-deploy verify FOLDER` compares them all"
-        + (", and with `--key` the signature." if signed else "; the bundle is not signed."),
+        + (
+            ", and with `--key`, `--cert-chain` or `--identity` the signature."
+            if signed
+            else "; the bundle is not signed."
+        ),
         "`bom.cdx.json` is a CycloneDX bill of materials.",
         "",
         f"Licence of the model: {escaped(licence or UNSTATED)}. Weights of the checkpoint: "

@@ -12,7 +12,6 @@ from typing import Any
 from albert_deploy.runtime.contract import VARIANTS
 from albert_deploy.runtime.errors import AlbertDeployError, ContractError, InputError
 from albert_deploy.runtime.manifest import check_file
-from albert_deploy.runtime.recommend import passed
 from albert_deploy.scripts.serving.repository_config import RepositoryConfig
 
 REPORT = "reports/validation.json"
@@ -46,6 +45,8 @@ def recommended(directory: Path, manifest: Mapping[str, Any]) -> str:
     Raises:
         ContractError: The report is not the one that the manifest recorded.
     """
+    from albert_deploy.runtime.recommend import passed
+
     recorded = {
         name: float(latency["median_ms"])
         for name in passed(directory, manifest)

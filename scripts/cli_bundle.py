@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -15,12 +15,21 @@ from albert_deploy.runtime.errors import ContractError, InputError
 from albert_deploy.scripts import options
 from albert_deploy.scripts.bundle import FORMATS, BundleConfig, check_folder
 from albert_deploy.scripts.bundle import bundle as make_bundle
+from albert_deploy.scripts.bundle_signer import Signer, Trust
 from albert_deploy.scripts.serving.repository_config import FORMS
 
 if TYPE_CHECKING:
     from albert_deploy.runtime.bundle_verify import Bundle
 
-_KEY = click.Path(path_type=Path, dir_okay=False)
+_FILE = click.Path(path_type=Path, dir_okay=False)
+# Fields of ``Signer`` and their options; those of ``Trust`` are named alike.
+_SIGNER = {
+    "key": "sign_key",
+    "certificate": "sign_cert",
+    "chain": "sign_chain",
+    "keyless": "sign_keyless",
+}
+_Made = TypeVar("_Made")
 
 
 @click.command()
@@ -42,9 +51,29 @@ _KEY = click.Path(path_type=Path, dir_okay=False)
     "--sign-key",
     default=None,
     metavar="KEY.pem",
-    type=_KEY,
+    type=_FILE,
     help="Sign with this private EC key; its password, if it has one, is in the variable "
     "ALBERT_DEPLOY_KEY_PASSWORD.",
+)
+@options.option(
+    "--sign-cert",
+    default=None,
+    metavar="CERT.pem",
+    type=_FILE,
+    help="Certificate of the key, to be trusted instead of it.",
+)
+@options.option(
+    "--sign-chain",
+    multiple=True,
+    metavar="CA.pem",
+    type=_FILE,
+    help="Certificate between that one and the root; once for each.",
+)
+@options.option(
+    "--sign-keyless",
+    is_flag=True,
+    help="Sign as who you are to Sigstore: with the token in the variable "
+    "ALBERT_DEPLOY_IDENTITY_TOKEN, that of a CI job, or by a login in the browser.",
 )
 @options.option(
     "--triton-model",
@@ -67,16 +96,42 @@ def bundle(directory: Path, out: Path, variants: str | None, **given: Any) -> No
         name = "triton-model" if "form" in serving else next(iter(serving)).replace("_", "-")
         raise InputError(f"--{name} goes with --format triton")
     chosen = None if variants is None else options.names(variants)
-    made = make_bundle(directory, BundleConfig(variants=chosen, serving=serving, **given), out=out)
+    signer = _given(Signer, **{field: given.pop(name) for field, name in _SIGNER.items()})
+    config = BundleConfig(variants=chosen, serving=serving, signer=signer, **given)
+    made = make_bundle(directory, config, out=out)
     click.echo(f"{out}: {_told(made)}, {'signed' if made.signed else 'not signed'}")
 
 
 @click.command()
 @click.argument("place", metavar="B", type=click.Path(path_type=Path))
 @options.option(
-    "--key", default=None, metavar="PUB.pem", type=_KEY, help="Public key of who signed it."
+    "--key", default=None, metavar="PUB.pem", type=_FILE, help="Public key of who signed it."
 )
-@options.option("--require-signature", is_flag=True, help="Fail where it is not signed by --key.")
+@options.option(
+    "--cert-chain",
+    multiple=True,
+    metavar="CA.pem",
+    type=_FILE,
+    help="Root to trust, where a certificate signed it; once for each.",
+)
+@options.option(
+    "--cert-subject",
+    default=None,
+    metavar="NAME",
+    help="Who the certificate was issued to; without it, anybody whom the root stands for passes.",
+)
+@options.option(
+    "--identity", default=None, metavar="WHO", help="Who signed it keyless: me@example.org."
+)
+@options.option(
+    "--identity-provider",
+    default=None,
+    metavar="URL",
+    help="Who vouches for WHO: https://accounts.google.com.",
+)
+@options.option(
+    "--require-signature", is_flag=True, help="Fail where it is not signed by one of those."
+)
 @options.option(
     "--extract",
     default=None,
@@ -86,14 +141,15 @@ def bundle(directory: Path, out: Path, variants: str | None, **given: Any) -> No
 )
 @options.option("--json", "as_json", is_flag=True, help="The same as JSON.")
 def verify(
-    place: Path, key: Path | None, require_signature: bool, extract: Path | None, as_json: bool
+    place: Path, require_signature: bool, extract: Path | None, as_json: bool, **trusted: Any
 ) -> None:
     """Check every byte of the bundle B, a folder or an archive, and its signature.
 
     Ends with 4 where anything is not as it was bundled, and with 3 where B is no bundle.
     """
+    trust = _given(Trust, **trusted)
     with _unpacked(place, extract) as folder:
-        found, signature = _checked(folder, place, key, require_signature)
+        found, signature = _checked(folder, place, trust, require_signature)
         if extract is not None:
             from albert_deploy.runtime.directory import publish
 
@@ -105,20 +161,29 @@ def verify(
         click.echo(f"{place}: intact, {_told(found)}, {signature}")
 
 
-def _checked(folder: Path, place: Path, key: Path | None, required: bool) -> tuple[Bundle, str]:
+def _given(kind: Callable[..., _Made], **fields: Any) -> _Made | None:
+    """Make a ``Signer`` or a ``Trust`` of options; None where none of them was given."""
+    return None if all(one in (None, (), False) for one in fields.values()) else kind(**fields)
+
+
+def _checked(folder: Path, place: Path, trust: Trust | None, required: bool) -> tuple[Bundle, str]:
     from albert_deploy.runtime.bundle_verify import check_bundle
 
     found = check_bundle(folder)
     if required and not found.signed:
         raise ContractError(f"{place} carries no signature, and --require-signature wants one")
-    if required and key is None:
-        raise InputError("--require-signature needs --key: a signature by anybody proves nothing")
-    if key is not None:
+    if required and trust is None:
+        raise InputError(
+            "--require-signature needs --key, --cert-chain or --identity: a signature by anybody "
+            "proves nothing"
+        )
+    if trust is not None:
         from albert_deploy.scripts.bundle_sign import check_signature
 
-        check_signature(found, key)
-        return found, f"signed by {key}"
-    return found, "signature not checked (no --key)" if found.signed else "not signed"
+        return found, f"signed by {check_signature(found, trust)}"
+    if found.signed:
+        return found, "signature not checked (no --key, --cert-chain or --identity)"
+    return found, "not signed"
 
 
 @contextlib.contextmanager

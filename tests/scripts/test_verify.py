@@ -1,4 +1,4 @@
-"""``verify`` sees whatever was done to a bundle, and knows who signed it."""
+"""``verify`` sees whatever was done to a bundle."""
 
 from __future__ import annotations
 
@@ -30,7 +30,6 @@ from albert_deploy.runtime.errors import ContractError, InputError
 from albert_deploy.runtime.manifest import MANIFEST_NAME, file_record, sha256_of
 from albert_deploy.runtime.onnx_locations import external_files
 from albert_deploy.scripts.bundle import BundleConfig, bundle
-from albert_deploy.scripts.bundle_sign import PASSWORD_VARIABLE, check_signature, sign
 
 BANNED = {"pickle", "dill", "cloudpickle", "marshal", "shelve", "joblib", "subprocess"}
 BANNED_CALLS = {"eval", "exec", "__import__", "os.system", "os.popen", "np.load", "numpy.load"}
@@ -440,118 +439,6 @@ def test_the_check_needs_neither_numpy_nor_an_engine(made: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
-
-
-def test_signatures_need_their_library(
-    cli: Any, made: Path, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("signing", "verifying", "hashing"):
-        monkeypatch.setitem(sys.modules, f"model_signing.{name}", None)
-    out = tmp_path / "out"
-    options = ("--allow-failed", "--sign-key", tmp_path / "key.pem")
-    cli.refuses(
-        9, "bundle", exported, "--out", out, *options, hints=("albert-deploy[sign]",), out=out
-    )
-
-
-def test_a_bundle_without_a_signature_is_not_signed(cli: Any, made: Path, tmp_path: Path) -> None:
-    cli("verify", made, "--require-signature").check_refusal(4, ("carries no signature",))
-    cli("verify", made, "--key", tmp_path / "pub.pem").check_refusal(4, ("carries no signature",))
-
-
-Keys = Callable[..., tuple[Path, Path]]
-
-
-@pytest.fixture
-def keys(tmp_path: Path) -> Keys:
-    """A function that makes a private and a public key."""
-    pytest.importorskip("model_signing.signing", reason="needs model-signing and pyopenssl")
-    from cryptography.hazmat.primitives import serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    def make(name: str = "key", password: bytes | None = None) -> tuple[Path, Path]:
-        private, public = tmp_path / f"{name}.pem", tmp_path / f"{name}.pub.pem"
-        key = ec.generate_private_key(ec.SECP256R1())
-        hiding: Any = serialization.NoEncryption()
-        if password is not None:
-            hiding = serialization.BestAvailableEncryption(password)
-        pem = serialization.Encoding.PEM
-        private.write_bytes(key.private_bytes(pem, serialization.PrivateFormat.PKCS8, hiding))
-        form = serialization.PublicFormat.SubjectPublicKeyInfo
-        public.write_bytes(key.public_key().public_bytes(pem, form))
-        return private, public
-
-    return make
-
-
-def test_a_signature_is_made_and_checked(
-    cli: Any, keys: Keys, exported: Path, tmp_path: Path
-) -> None:
-    (private, public), (_, other) = keys(), keys("other")
-    for out, form in ((tmp_path / "signed", "plain"), (tmp_path / "s.tar.gz", "archive")):
-        options = ("--allow-failed", "--format", form, "--sign-key", private)
-        assert cli("bundle", exported, "--out", out, *options).code == 0
-        assert "signature not checked" in cli("verify", out).out
-        result = cli("verify", out, "--key", public, "--require-signature")
-        assert (result.code, "signed by" in result.out) == (0, True), result.err
-        cli("verify", out, "--key", other).check_refusal(4, ("is no signature of these files",))
-        cli("verify", out, "--key", private).check_refusal(3, ("cannot verify with",))
-        cli("verify", out, "--require-signature").check_refusal(3, ("needs --key",))
-    with pytest.raises(InputError, match="cannot sign with"):
-        sign(tmp_path / "signed", public)
-
-
-def test_a_signature_covers_every_file(keys: Keys, copied: Path) -> None:
-    private, public = keys()
-    (copied / LISTING).unlink()
-    sign(copied, private)
-    relist(copied)
-    found = check_bundle(copied)
-    check_signature(found, public)
-    for name in found.files:
-        path = copied / name
-        good = path.read_bytes()
-        path.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
-        with pytest.raises(ContractError):
-            check_signature(found, public)
-        path.write_bytes(good)
-    check_signature(found, public)
-
-
-def test_a_signer_cannot_leave_files_out(keys: Keys, copied: Path) -> None:
-    from model_signing import hashing, signing
-
-    private, public = keys()
-    (copied / LISTING).unlink()
-    left_out = hashing.Config().set_ignored_paths(paths=["onnx"], ignore_git_paths=False)
-    config = signing.Config().use_elliptic_key_signer(private_key=private)
-    config.set_hashing_config(left_out).sign(copied, copied / SIGNATURE)
-    relist(copied)
-    with pytest.raises(ContractError, match=r"does not cover onnx/model\.onnx"):
-        check_signature(check_bundle(copied), public)
-
-
-def test_a_signature_of_other_files_is_none_of_these(keys: Keys, copied: Path) -> None:
-    private, public = keys()
-    (copied / LISTING).unlink()
-    sign(copied, private)
-    (copied / "README.md").write_text("something else\n")
-    relist(copied)
-    with pytest.raises(ContractError, match="is no signature of these files"):
-        check_signature(check_bundle(copied), public)
-
-
-def test_a_locked_key_takes_its_password_from_the_environment(
-    keys: Keys, copied: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    private, public = keys(password=b"secret")
-    (copied / LISTING).unlink()
-    with pytest.raises(InputError, match=PASSWORD_VARIABLE):
-        sign(copied, private)
-    monkeypatch.setenv(PASSWORD_VARIABLE, "secret")
-    sign(copied, private)
-    relist(copied)
-    check_signature(check_bundle(copied), public)
 
 
 def test_what_the_manifest_does_not_vouch_for_is_a_short_list() -> None:

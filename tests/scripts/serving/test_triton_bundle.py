@@ -25,6 +25,7 @@ from albert_deploy.runtime.manifest import file_record, read_manifest, write_jso
 from albert_deploy.scripts.bundle import BundleConfig, bundle
 from albert_deploy.scripts.bundle_choice import measured_settings, recommended
 from albert_deploy.scripts.bundle_sign import check_signature
+from albert_deploy.scripts.bundle_signer import Signer, Trust
 
 REPORT = "reports/validation.json"
 FORM: dict[str, Any] = {"form": "triton", "allow_failed": True}
@@ -323,11 +324,11 @@ def test_it_is_signed_like_any_other(exported: Path, tmp_path: Path) -> None:
         )
     )
     out = tmp_path / "out"
-    made = bundle(exported, BundleConfig(sign_key=private, **FORM), out=out)
+    made = bundle(exported, BundleConfig(signer=Signer(key=private), **FORM), out=out)
     assert made.signed
     assert SIGNATURE in check_bundle(out).files
-    check_signature(check_bundle(out), public)
+    check_signature(check_bundle(out), Trust(key=public))
     place = out / "models/albert/1/model.py"
     place.write_text(place.read_text() + "\n# more\n")
     with pytest.raises(ContractError):
-        check_signature(made, public)
+        check_signature(made, Trust(key=public))
