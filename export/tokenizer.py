@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 from albert_deploy.runtime.contract import INPUT_NAMES
-from albert_deploy.runtime.errors import InputError
+from albert_deploy.runtime.errors import InputError, MachineError
 from albert_deploy.runtime.manifest import os_failure, write_json, writing
 
 TOKENIZER = "tokenizer.json"
@@ -91,6 +92,14 @@ def _pieces(file: Path, remedy: str) -> list[tuple[str, float]]:
     """
     import sentencepiece
 
+    try:
+        # transformers reads the file with this, and where it fails tells of other packages.
+        importlib.import_module("sentencepiece.sentencepiece_model_pb2")
+    except Exception as error:  # protobuf has errors of its own for versions that do not fit
+        raise MachineError(
+            f"sentencepiece cannot be used with the protobuf here: {' '.join(str(error).split())}; "
+            f"run: pip install --upgrade protobuf, or {remedy}"
+        ) from error
     try:
         model = sentencepiece.SentencePieceProcessor()
         model.LoadFromSerializedProto(file.read_bytes())

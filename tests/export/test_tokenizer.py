@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from tokenizers import Tokenizer
 from tokenizers.implementations import BertWordPieceTokenizer
 
 from albert_deploy.export.tokenizer import write_tokenizer
-from albert_deploy.runtime.errors import InputError
+from albert_deploy.runtime.errors import InputError, MachineError
 
 Checkpoints = Callable[..., Path]
 
@@ -192,3 +193,13 @@ def test_a_limit_that_is_no_length_is_refused(
     config = json.loads((source / "config.json").read_text(encoding="utf-8"))
     with pytest.raises(InputError, match=r"model_max_length|tokenizer_config\.json"):
         write_tokenizer(source, out, config)
+
+
+def test_packages_that_do_not_fit_are_named(
+    spiece_only: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "sentencepiece.sentencepiece_model_pb2", None)
+    out = tmp_path / "out"
+    out.mkdir()
+    with pytest.raises(MachineError, match="pip install --upgrade protobuf"):
+        write_tokenizer(spiece_only, out, ALBERT)
