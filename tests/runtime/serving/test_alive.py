@@ -13,13 +13,23 @@ import pytest
 
 from albert_deploy.runtime.serving.alive import alive, main
 
+
+class Server(ThreadingHTTPServer):
+    """Ends with its requests, and in silence where an asker has left."""
+
+    daemon_threads = False
+
+    def handle_error(self, *_: Any) -> None:
+        pass
+
+
 INPUTS = [{"name": "text"}, {"name": "text_pair", "optional": True}]
 
 
 @pytest.fixture
 def serve() -> Iterator[Callable[..., str]]:
     """``serve(status, text, after_s=0)``: URL of a server whose model answers so."""
-    servers: list[ThreadingHTTPServer] = []
+    servers: list[Server] = []
 
     def start(status: int, text: str, after_s: float = 0) -> str:
         class Handler(BaseHTTPRequestHandler):
@@ -40,7 +50,7 @@ def serve() -> Iterator[Callable[..., str]]:
             def log_message(self, *_: Any) -> None:
                 pass
 
-        servers.append(ThreadingHTTPServer(("127.0.0.1", 0), Handler))
+        servers.append(Server(("127.0.0.1", 0), Handler))
         threading.Thread(target=servers[-1].serve_forever, daemon=True).start()
         return f"http://127.0.0.1:{servers[-1].server_port}"
 
