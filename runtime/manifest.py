@@ -113,6 +113,20 @@ def write_manifest(directory: Path, manifest: dict[str, Any]) -> None:
     write_json(directory / MANIFEST_NAME, manifest)
 
 
+def add_to_manifest(directory: Path, key: str, found: dict[str, Any]) -> None:
+    """Enter what was found of some variants; what was entered before of others stays.
+
+    The manifest is read now, as another step may have written it meanwhile.
+
+    Raises:
+        InputError: The directory cannot be written.
+        MachineError: The disk is full.
+    """
+    manifest = read_manifest(directory)
+    manifest[key] = manifest.get(key, {}) | found
+    write_manifest(directory, manifest)
+
+
 def file_record(path: Path) -> dict[str, Any]:
     """Return what the manifest keeps of a file: its SHA-256 and its size in bytes."""
     return {"sha256": sha256_of(path), "bytes": path.stat().st_size}

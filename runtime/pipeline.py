@@ -111,7 +111,7 @@ class Model:
         """
         return self._stream(inputs, options_for(self.task, given), noun=noun, skip_bad=skip_bad)
 
-    def prepare(self, item: Mapping[str, Any], options: Options, *, row: str) -> Prepared:
+    def prepare(self, item: Mapping[str, Any], options: Options, row: str) -> Prepared:
         """Tokenize one input that ``inputs.item`` checked, named ``row`` in errors.
 
         Raises:
@@ -162,7 +162,7 @@ class Model:
             try:
                 if isinstance(one, AlbertDeployError):
                     raise one
-                made = self.prepare(item(self.task, one, row=row), options, row=row)
+                made = self.prepare(item(self.task, one, row=row), options, row)
             except InputError as error:
                 if not skip_bad:
                     raise

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from albert_deploy.runtime.contract import VARIANTS
-from albert_deploy.runtime.manifest import read_manifest, write_manifest
+from albert_deploy.runtime.manifest import add_to_manifest
 from albert_deploy.validation.pays import times
 
 
@@ -65,9 +65,7 @@ def record_tuned(directory: Path, chosen: dict[str, dict[str, Any]]) -> None:
         InputError: The directory cannot be written.
         MachineError: The disk is full.
     """
-    manifest = read_manifest(directory)
-    manifest["tuned"] = manifest.get("tuned", {}) | chosen
-    write_manifest(directory, manifest)
+    add_to_manifest(directory, "tuned", chosen)
 
 
 def tuned_text(chosen: dict[str, dict[str, Any]]) -> str:

@@ -54,7 +54,7 @@ def answer_requests(
     tried: list[list[Prepared] | AlbertDeployError] = []
     for request in requests:
         try:
-            tried.append(_prepared(model.task, request, settings, model_prepare(model)))
+            tried.append(_prepared(model.task, request, settings, model.prepare))
         except InputError as error:
             tried.append(error)
     rows = [
@@ -68,11 +68,6 @@ def answer_requests(
         mine if isinstance(mine, AlbertDeployError) else _whole([next(answers) for _ in mine])
         for mine in tried
     ]
-
-
-def model_prepare(model: Model) -> _Prepare:
-    """Return how a model tokenizes one input."""
-    return lambda item, options, row: model.prepare(item, options, row=row)
 
 
 def tokens_of(facts: Facts, request: Request, settings: Settings, *, ranked: bool) -> Feeds:

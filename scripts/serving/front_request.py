@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import httptools
 
-from albert_deploy.scripts.serving.front_routes import Refusal, Route, check_headers, route
+from albert_deploy.scripts.serving.front_routes import (
+    Refusal,
+    Route,
+    check_headers,
+    grown,
+    route,
+)
 from albert_deploy.scripts.serving.front_state import FrontState
 
 _SMALL_BYTES = 64 << 10
@@ -109,12 +115,7 @@ class Request:
 
     def add_body(self, part: bytes) -> int:
         """Take a piece of the body; returns the bytes so far."""
-        if not self.body:
-            self.body = part
-        else:
-            if isinstance(self.body, bytes):
-                self.body = bytearray(self.body)
-            self.body += part
+        self.body = grown(self.body, part)
         return len(self.body)
 
     def wire(self, host: bytes) -> bytes:

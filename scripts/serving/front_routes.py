@@ -153,3 +153,12 @@ def error_body(message: str) -> bytes:
 
 
 JSON_TYPE = b"Content-Type: application/json\r\n"
+
+
+def grown(body: bytes | bytearray, part: bytes) -> bytes | bytearray:
+    """Return a body with its next piece; one that comes in one piece is not copied."""
+    if not body:
+        return part
+    whole = body if isinstance(body, bytearray) else bytearray(body)
+    whole += part
+    return whole

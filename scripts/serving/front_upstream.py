@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import httptools
 
-from albert_deploy.scripts.serving.front_routes import JSON_TYPE
+from albert_deploy.scripts.serving.front_routes import JSON_TYPE, grown
 
 if TYPE_CHECKING:
     from albert_deploy.scripts.serving.front_pool import Pool
@@ -164,12 +164,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
             self.headers.append(b"%b: %b\r\n" % (shown, value))
 
     def on_body(self, part: bytes) -> None:
-        if not self.body:
-            self.body = part
-        else:
-            if isinstance(self.body, bytes):
-                self.body = bytearray(self.body)
-            self.body += part
+        self.body = grown(self.body, part)
 
     def on_message_complete(self) -> None:
         self.complete = True

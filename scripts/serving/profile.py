@@ -14,7 +14,7 @@ import numpy as np
 
 from albert_deploy.runtime.contract import VARIANTS, variant_named
 from albert_deploy.runtime.errors import InputError, MachineError
-from albert_deploy.runtime.manifest import read_manifest, write_manifest
+from albert_deploy.runtime.manifest import add_to_manifest, read_manifest
 from albert_deploy.runtime.session import Feeds, Session, choose_engine, open_session
 from albert_deploy.validation.machine import cores, machine
 
@@ -213,9 +213,7 @@ def record_serving(directory: Path, found: dict[str, dict[str, Any]]) -> None:
         InputError: The directory cannot be written.
         MachineError: The disk is full.
     """
-    manifest = read_manifest(directory)
-    manifest["serving"] = manifest.get("serving", {}) | found
-    write_manifest(directory, manifest)
+    add_to_manifest(directory, "serving", found)
 
 
 @contextlib.contextmanager

@@ -64,8 +64,17 @@ def write_repository(
     make = NETWORKS.get(config.form)
     if make is None:
         settings = replace(settings, max_rows=_ROWS_OF_ONE * config.max_batch)
-        model = replace(
-            _served(task, config, name, config.max_batch), parameters=parameters(settings)
+        model = ServedModel(
+            name=name,
+            backend="python",
+            max_batch=config.max_batch,
+            inputs=_inputs(task, config.max_batch),
+            outputs=(_answer(config.max_batch),),
+            instances=config.instances,
+            preferred=config.preferred,
+            delay_us=config.delay_us,
+            queue=config.queue,
+            parameters=parameters(settings),
         )
         _write(out, model, {"model.py": code("direct", "text to answer")})
         return
@@ -109,20 +118,6 @@ def write_repository(
     _write(out, first, {"model.py": code("tokens", "text to tokens")})
     _write(out, middle.model, middle.files)
     _write(out, last, {"model.py": code("answer", "outputs to answer")})
-
-
-def _served(task: str, config: RepositoryConfig, name: str, batch: int) -> ServedModel:
-    return ServedModel(
-        name=name,
-        backend="python",
-        max_batch=batch,
-        inputs=_inputs(task, batch),
-        outputs=(_answer(batch),),
-        instances=config.instances,
-        preferred=config.preferred,
-        delay_us=config.delay_us,
-        queue=config.queue,
-    )
 
 
 def _inputs(task: str, batch: int) -> tuple[Tensor, ...]:

@@ -63,6 +63,10 @@ class RepositoryConfig:
             raise InputError(f"unknown variant {self.variant!r}; use: {', '.join(VARIANTS)}")
         if _NAME.fullmatch(self.name) is None:
             raise InputError(f"got the name {self.name!r}; wanted letters, digits and _ . -")
+        if self.plan is not None and self.form != "tensorrt":
+            raise InputError(
+                f"got the plan {self.plan} for the form {self.form}; a plan goes with tensorrt"
+            )
         for key in ("instances", "max_batch", "queue", "max_text_bytes"):
             if getattr(self, key) < 1:
                 raise InputError(f"{key} is {getattr(self, key)}; use at least 1")

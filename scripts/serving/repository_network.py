@@ -44,8 +44,8 @@ def plan_for(directory: Path, manifest: dict[str, Any], config: RepositoryConfig
         ContractError: It is not the one that the manifest records.
     """
     names = [config.plan] if config.plan else list(manifest.get("engines", {}))
-    found = [one for one in (read_record(directory, n) for n in names) if config.plan or
-             one.variant == config.variant]  # fmt: skip
+    records = [read_record(directory, name) for name in names]
+    found = [one for one in records if config.plan or one.variant == config.variant]
     if len(found) != 1:
         told = ", ".join(one.name for one in found) or "none"
         raise InputError(

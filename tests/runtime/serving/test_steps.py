@@ -299,7 +299,7 @@ def test_an_answer_that_cannot_be_given_is_the_fault_of_its_own_request() -> Non
     good, bad = request([{"text": SHORT}]), request([{"text": SHORT}, {"text": LONG}])
     real = model.prepare
 
-    def prepare(item: Any, options: Any, *, row: str) -> Any:
+    def prepare(item: Any, options: Any, row: str) -> Any:
         prepared = real(item, options, row=row)
         return replace(prepared, answer=_refuses) if item["text"] == LONG else prepared
 

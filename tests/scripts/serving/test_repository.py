@@ -373,6 +373,7 @@ def test_a_plan_that_nobody_vouches_for_is_passed_over_or_refused(tmp_path: Path
         ({"max_text_bytes": 0}, "max_text_bytes is 0; use at least 1"),
         ({"preferred": (64,)}, "use sizes of 1 to 32"),
         ({"preferred": (0, 8)}, "use sizes of 1 to 32"),
+        ({"plan": "l4-fp16"}, "a plan goes with tensorrt"),
         ({"threads": -1}, "threads is -1; use at least 0"),
         ({"lengths": (0, 8)}, "lengths"),
         ({"lengths": (16, 8)}, "lengths"),
