@@ -53,7 +53,7 @@ validate: install ## Validate the deployment directory OUT=... on DATASET=...
 
 ENGINES := fp32,fp16,int8-fp16
 BASE    := $(OUT)/base
-SAMPLE  := validation/sample/sst2/data
+SAMPLE  := export/samples/sst2/data
 
 # Without MODEL: the samples and ALBERT-base's geometry with random weights.
 build: install ## Build TensorRT engines for TARGET=... of OUT=..., or of the samples and ALBERT-base
@@ -82,7 +82,7 @@ gpu-bench: install ## Measure PyTorch, ONNX Runtime and TensorRT on this GPU, fo
 	$(BIN)/python -m albert_deploy.scripts.gpu_bench --models '$(OUT)/gpu-models' $(ARGS)
 
 gpu-test: install ## Run the tests that need a GPU; without one they are skipped, with the reason
-	@$(BIN)/python -c 'from albert_deploy.runtime.gpu import probe; found = probe(); \
+	@$(BIN)/python -c 'from albert_deploy.runtime.trt.gpu import probe; found = probe(); \
 		print(*(gpu.name for gpu in found.devices), sep=", ") if found.devices else \
 		print("No GPU here, so that every test is skipped:", found.why)'
 	$(BIN)/python -m pytest -m gpu $(ARGS) tests

@@ -75,7 +75,7 @@ def release(
     SOURCE is a checkpoint's folder, a hub id, or a shipped sample (sample-sst2, sample-squad,
     which bring their data). This is what `make export` runs.
     """
-    from albert_deploy.export.build_step import BuildConfig
+    from albert_deploy.export.engine.step import BuildConfig
     from albert_deploy.export.step import ExportConfig
     from albert_deploy.scripts.release import ReleaseConfig, sample_data
     from albert_deploy.scripts.release import release as run
@@ -199,7 +199,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _leave(code: int, *, at_once: bool) -> None:
     """Exit; a process of this command alone at once where an engine hangs: it would wait for it."""
-    watching = sys.modules.get("albert_deploy.validation.watch")
+    watching = sys.modules.get("albert_deploy.validation.evaluate.timeout")
     if at_once and watching is not None and watching.hung():
         sys.stdout.flush()
         sys.stderr.flush()

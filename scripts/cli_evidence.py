@@ -93,9 +93,9 @@ def gate(
 
     A fault that no check sees ends with 6, and so does a variant that fails without one.
     """
-    from albert_deploy.validation.detection import raise_for_self_test, self_test_table
-    from albert_deploy.validation.self_test import SelfTestConfig
-    from albert_deploy.validation.self_test import self_test as run
+    from albert_deploy.validation.gate.detection import raise_for_self_test, self_test_table
+    from albert_deploy.validation.gate.self_test import SelfTestConfig
+    from albert_deploy.validation.gate.self_test import self_test as run
 
     config = SelfTestConfig(
         variants=None if variants is None else options.names(variants),

@@ -12,7 +12,7 @@ from albert_deploy.runtime.contract import DEFAULT_VARIANTS, TASKS, VARIANTS
 from albert_deploy.runtime.errors import InputError
 
 if TYPE_CHECKING:
-    from albert_deploy.quantize.calibration_data import CalibrationConfig
+    from albert_deploy.quantize.calibration.texts import CalibrationConfig
     from albert_deploy.quantize.step import QuantizeConfig
     from albert_deploy.validation.pays import PaysConfig
     from albert_deploy.validation.step import ValidateConfig
@@ -249,7 +249,7 @@ def quantize_config(
     Raises:
         InputError: An option means nothing.
     """
-    from albert_deploy.quantize.schemes import SCHEMES
+    from albert_deploy.quantize.schemes.table import SCHEMES
     from albert_deploy.quantize.step import QuantizeConfig
 
     needed = any(name in SCHEMES and SCHEMES[name].calibrated for name in names(variants))
@@ -269,7 +269,7 @@ def quantize_config(
 def _calibration(
     given: dict[str, Any], default: tuple[str, Path | None] | None
 ) -> CalibrationConfig | None:
-    from albert_deploy.quantize.calibration_data import CalibrationConfig, parse_calibration
+    from albert_deploy.quantize.calibration.texts import CalibrationConfig, parse_calibration
 
     text = given["calibration"]
     name, path = parse_calibration(text) if text is not None else (None, None)
@@ -309,8 +309,8 @@ def validate_config(
     Raises:
         InputError: An option means nothing.
     """
-    from albert_deploy.validation.evaluate import EvaluateConfig
-    from albert_deploy.validation.rows import RowsConfig
+    from albert_deploy.validation.data.rows import RowsConfig
+    from albert_deploy.validation.evaluate.evaluate import EvaluateConfig
     from albert_deploy.validation.step import ValidateConfig
 
     order = given["label_order"]
@@ -371,7 +371,7 @@ def numbers(name: str, text: str) -> tuple[int, ...]:
 
 def parse_dataset(text: str | None) -> tuple[str, Path | None] | None:
     """Split ``--dataset NAME[=PATH]``."""
-    from albert_deploy.validation.datasets import parse_dataset_option
+    from albert_deploy.validation.data.datasets import parse_dataset_option
 
     return None if text is None else parse_dataset_option(text)
 
@@ -383,7 +383,7 @@ def note(line: str) -> None:
 
 def show(place: Path, report: dict[str, Any]) -> None:
     """Print a report's table and verdict, and raise what the verdict calls for."""
-    from albert_deploy.validation.gate import raise_for_verdict
+    from albert_deploy.validation.gate.gate import raise_for_verdict
     from albert_deploy.validation.report import REPORTS, table
 
     data = report["dataset"]

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from albert_deploy.runtime.tasks import windows
+from albert_deploy.runtime.tasks.tokenize import windows
 from albert_deploy.scripts import sample_questions
 from albert_deploy.scripts.sample_questions import Page
 from albert_deploy.scripts.sample_training import (

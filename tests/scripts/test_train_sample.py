@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from albert_deploy.runtime.tasks import load_tokenizer, windows
+from albert_deploy.runtime.tasks.tokenize import load_tokenizer, windows
 from albert_deploy.scripts import sample_classifier, sample_reader, train_sample
 from albert_deploy.scripts.sample_clauses import Draw, clause
 from albert_deploy.scripts.sample_paragraphs import paragraph
@@ -16,9 +16,9 @@ from albert_deploy.scripts.sample_reviews import generate as generate_reviews
 from albert_deploy.scripts.sample_reviews import unmarked
 from albert_deploy.scripts.sample_training import Recipe, graded_batches
 from albert_deploy.scripts.sample_vocabulary import SPECIALS
-from albert_deploy.validation.datasets import read_dataset
+from albert_deploy.validation.data.datasets import read_dataset
 
-SAMPLE = Path(__file__).parents[2] / "validation" / "sample"
+SAMPLE = Path(__file__).parents[2] / "export" / "samples"
 LIMIT = 4 * 2**20
 
 
