@@ -130,20 +130,24 @@ check: lint types audit test ## Lint, format, types, known vulnerabilities and t
 audit: install ## Look the installed packages up among known vulnerabilities
 	$(BIN)/python -m albert_deploy.scripts.audit
 
-lint: install
+# Editable installs of mapped folders are seen through by neither mypy nor import-linter: they read
+# a tree of links.
+TREE := .mypy_tree
+
+$(TREE): ; @mkdir -p $@/albert_deploy && cd $@/albert_deploy && \
+	ln -s ../../export ../../runtime ../../quantize ../../validation ../../scripts .
+
+lint: install $(TREE) ## Lint, format, and who imports whom
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	cd $(TREE) && PYTHONPATH=. ../$(BIN)/lint-imports ../pyproject.toml --no-cache
 
 format: install ## Format the code and apply safe lint fixes
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# mypy does not see through editable installs of mapped folders: it checks a tree of links.
-types: install
-	@rm -rf .mypy_tree && mkdir -p .mypy_tree/albert_deploy
-	@for d in export runtime quantize validation scripts; do \
-		ln -s "../../$$d" .mypy_tree/albert_deploy/$$d; done
-	cd .mypy_tree && MYPYPATH=. ../$(BIN)/mypy --config-file ../pyproject.toml -p albert_deploy
+types: install $(TREE) ## Check the types
+	cd $(TREE) && MYPYPATH=. ../$(BIN)/mypy --config-file ../pyproject.toml -p albert_deploy
 
 clean: ## Remove what make and the tools created, but not OUT
-	rm -rf $(VENV) $(SERVER) .mypy_tree .mypy_cache .ruff_cache .pytest_cache build *.egg-info
+	rm -rf $(VENV) $(SERVER) $(TREE) .mypy_cache .ruff_cache .pytest_cache build *.egg-info

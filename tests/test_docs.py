@@ -54,7 +54,10 @@ def test_every_data_set_is_listed_with_its_task_file_and_scores() -> None:
         assert tuple(re.findall(r"`([^`]+)`", scores)) == dataset.metrics
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/gate.md", "docs/ci.md", "docs/engines.md", "docs/release.md", "docs/data.md"])
+@pytest.mark.parametrize(
+    "name",
+    ["README.md", *(f"docs/{page}.md" for page in ("gate", "ci", "engines", "release", "data"))],
+)
 def test_every_option_that_is_mentioned_exists(name: str) -> None:
     text = (REPOSITORY / name).read_text(encoding="utf-8")
     known = {o for command in cli.commands.values() for p in command.params for o in p.opts}
