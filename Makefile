@@ -114,7 +114,7 @@ serve-test: install $(SERVER)/.installed $(OUT)/served/bundle.json ## Test a rea
 		--server $(SERVER)/bin/albert-deploy --out $(OUT)/serving.json --plot $(OUT)/serving.svg $(ARGS)
 
 size: install ## Measure the environment that answering needs, with OUT/sample-sst2 where it is there
-	$(BIN)/python -m albert_deploy.scripts.runtime_size $(wildcard $(OUT)/sample-sst2)
+	$(BIN)/python -m albert_deploy.scripts.tools.runtime_size $(wildcard $(OUT)/sample-sst2)
 
 test: install ## Run all tests, slow ones too
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
@@ -128,7 +128,7 @@ fuzz: install ## Fuzz tokenization and decoding for 5 minutes
 check: lint types audit test ## Lint, format, types, known vulnerabilities and tests: what CI runs
 
 audit: install ## Look the installed packages up among known vulnerabilities
-	$(BIN)/python -m albert_deploy.scripts.audit
+	$(BIN)/python -m albert_deploy.scripts.tools.audit
 
 # Editable installs of mapped folders are seen through by neither mypy nor import-linter: they read
 # a tree of links.

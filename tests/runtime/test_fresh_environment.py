@@ -21,7 +21,7 @@ from same_answers import (
 )
 
 from albert_deploy.runtime.contract import TASKS
-from albert_deploy.scripts.runtime_size import install
+from albert_deploy.scripts.tools.runtime_size import install, install_image
 
 pytestmark = pytest.mark.slow
 
@@ -111,14 +111,13 @@ def test_it_answers_for_every_head_as_transformers_does(
     decode = tokenizer_of(made["pretraining"][0]).decode
     assert told["predictions"][0][0]["token_str"] == decode([tokens[0][0]])
 
-    # What slim takes away is nothing that an answer needs.
-    said = run(python, "-m", "albert_deploy.scripts.slim", "--pip")
-    assert "huggingface-hub" in said
-    packages = run(python, "-c", LISTED).split()
-    assert {"pip", "huggingface-hub", "protobuf"} & {*packages} == set()
-    assert run(python, "-c", ANSWER, given=asked) == installed
+    # What the image leaves out is nothing that an answer needs.
+    small = install_image(Path(python).parents[2] / "image")
+    packages = {*run(small, "-c", LISTED).split()}
+    assert packages == {"albert-deploy", "numpy", "tokenizers", "click", "tqdm", "onnxruntime"}
+    assert run(small, "-c", ANSWER, given=asked) == installed
     command = ("-m", "albert_deploy.scripts.cli", "predict", str(made["fill-mask"][1]))
-    (line,) = run(python, *command, MASKED[0], "--targets", "film,river").splitlines()
+    (line,) = run(small, *command, MASKED[0], "--targets", "film,river").splitlines()
     assert [one["token_str"] for one in json.loads(line)] != []
 
 
