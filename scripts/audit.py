@@ -181,7 +181,7 @@ def command() -> None:
 
 def main() -> None:
     """Run the command with the exit codes of ``albert-deploy``."""
-    from albert_deploy.scripts import cli
+    from albert_deploy.scripts.cli import main as cli
 
     cli.cli.add_command(command, "audit")
     cli.main(["audit", *sys.argv[1:]])

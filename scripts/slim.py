@@ -19,7 +19,7 @@ from albert_deploy.scripts.unneeded import Removal, environment_bytes, unneeded
 
 _CHECK = """
 import importlib.util
-import albert_deploy.runtime.pipeline, albert_deploy.scripts.cli
+import albert_deploy.runtime.pipeline, albert_deploy.scripts.cli.main
 if importlib.util.find_spec("onnxruntime"):
     import albert_deploy.runtime.ort, onnxruntime
 """
@@ -89,7 +89,7 @@ def command(prefix: Path, dry_run: bool, pip: bool) -> None:
 
 def main() -> None:
     """Run the command with the exit codes of ``albert-deploy``."""
-    from albert_deploy.scripts import cli
+    from albert_deploy.scripts.cli import main as cli
 
     cli.cli.add_command(command, "slim")
     cli.main(["slim", *sys.argv[1:]])

@@ -13,8 +13,8 @@ import pytest
 
 from albert_deploy.runtime.errors import ContractError, MachineError
 from albert_deploy.scripts import audit as module
-from albert_deploy.scripts import cli
 from albert_deploy.scripts.audit import IGNORED, SERVICES, Ignored, audit, main
+from albert_deploy.scripts.cli import main as cli
 
 TODAY = datetime.date(2026, 1, 15)
 SOUND: dict[str, Any] = {"name": "numpy", "version": "2.0.0", "vulns": []}

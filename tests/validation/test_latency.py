@@ -14,7 +14,7 @@ from albert_deploy.runtime.manifest import is_intact, read_manifest, write_manif
 from albert_deploy.runtime.session import choose_engine
 from albert_deploy.scripts import bench as command
 from albert_deploy.scripts.bench import bench_directory, bench_random, random_checkpoint
-from albert_deploy.scripts.cli import cli
+from albert_deploy.scripts.cli.main import cli
 from albert_deploy.validation.contenders import Contender
 from albert_deploy.validation.latency import (
     BenchConfig,

@@ -1,0 +1,1 @@
+"""Tools of the developers, run from a checkout and in no wheel; they may import every room."""
