@@ -168,7 +168,7 @@ def _auto(directory: Path, manifest: dict[str, Any], given: Build) -> ProfilePla
         )
     rows = options.numbers("--batch", given.batch.replace(":", ","))
     if len(rows) != 3:
-        raise InputError(f"got --batch {given['batch']}; wanted min:opt:max, such as 1:8:32")
+        raise InputError(f"got --batch {given.batch}; wanted min:opt:max, such as 1:8:32")
     config = AutoConfig(most=given.most, batches=((rows[0], rows[1], rows[2]),))
     return auto_profiles(lengths_of(directory, data), manifest["source"]["config"], config)
 

@@ -81,7 +81,7 @@ def option(*names: str, **settings: Any) -> Callable[[Any], Any]:
     return click.option(*names, **({"show_default": True} | settings))
 
 
-class _Parsed(click.ParamType):
+class _Parsed(click.ParamType):  # type: ignore[type-arg]
     """What a function of the option's name and its text returns."""
 
     name = "text"
@@ -165,8 +165,9 @@ def pays(command: Command) -> Command:
     quick = "Fail (7) unless each variant is X times as fast as fp32 at each length."
     small = "Fail (7) if a variant has more than this share of fp32's bytes, such as 0.3."
     both = {"type": float, "default": None, "metavar": "X"}
-    command = option("--require-size", "size", help=small, **both)(command)
-    return option("--require-speedup", "speedup", help=quick, **both)(command)
+    declared: Command = option("--require-size", "size", help=small, **both)(command)
+    declared = option("--require-speedup", "speedup", help=quick, **both)(declared)
+    return declared
 
 
 def pays_config(speedup: float | None, size: float | None) -> PaysConfig | None:
