@@ -53,7 +53,7 @@ validate: install ## Validate the deployment directory OUT=... on DATASET=...
 
 ENGINES := fp32,fp16,int8-fp16
 BASE    := $(OUT)/base
-SAMPLE  := validation/sample/sst2/data
+SAMPLE  := export/samples/sst2/data
 
 # Without MODEL: the samples and ALBERT-base's geometry with random weights.
 build: install ## Build TensorRT engines for TARGET=... of OUT=..., or of the samples and ALBERT-base
@@ -82,7 +82,7 @@ gpu-bench: install ## Measure PyTorch, ONNX Runtime and TensorRT on this GPU, fo
 	$(BIN)/python -m albert_deploy.scripts.gpu_bench --models '$(OUT)/gpu-models' $(ARGS)
 
 gpu-test: install ## Run the tests that need a GPU; without one they are skipped, with the reason
-	@$(BIN)/python -c 'from albert_deploy.runtime.gpu import probe; found = probe(); \
+	@$(BIN)/python -c 'from albert_deploy.runtime.trt.gpu import probe; found = probe(); \
 		print(*(gpu.name for gpu in found.devices), sep=", ") if found.devices else \
 		print("No GPU here, so that every test is skipped:", found.why)'
 	$(BIN)/python -m pytest -m gpu $(ARGS) tests
@@ -130,20 +130,24 @@ check: lint types audit test ## Lint, format, types, known vulnerabilities and t
 audit: install ## Look the installed packages up among known vulnerabilities
 	$(BIN)/python -m albert_deploy.scripts.audit
 
-lint: install
+# Editable installs of mapped folders are seen through by neither mypy nor import-linter: they read
+# a tree of links.
+TREE := .mypy_tree
+
+$(TREE): ; @mkdir -p $@/albert_deploy && cd $@/albert_deploy && \
+	ln -s ../../export ../../runtime ../../quantize ../../validation ../../scripts .
+
+lint: install $(TREE) ## Lint, format, and who imports whom
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	cd $(TREE) && PYTHONPATH=. ../$(BIN)/lint-imports ../pyproject.toml --no-cache
 
 format: install ## Format the code and apply safe lint fixes
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# mypy does not see through editable installs of mapped folders: it checks a tree of links.
-types: install
-	@rm -rf .mypy_tree && mkdir -p .mypy_tree/albert_deploy
-	@for d in export runtime quantize validation scripts; do \
-		ln -s "../../$$d" .mypy_tree/albert_deploy/$$d; done
-	cd .mypy_tree && MYPYPATH=. ../$(BIN)/mypy --config-file ../pyproject.toml -p albert_deploy
+types: install $(TREE) ## Check the types
+	cd $(TREE) && MYPYPATH=. ../$(BIN)/mypy --config-file ../pyproject.toml -p albert_deploy
 
 clean: ## Remove what make and the tools created, but not OUT
-	rm -rf $(VENV) $(SERVER) .mypy_tree .mypy_cache .ruff_cache .pytest_cache build *.egg-info
+	rm -rf $(VENV) $(SERVER) $(TREE) .mypy_cache .ruff_cache .pytest_cache build *.egg-info

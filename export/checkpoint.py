@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from albert_deploy.export.source import Source, config_architectures
-from albert_deploy.export.weights import (
+from albert_deploy.export.source import (
     BUFFERS,
+    Source,
     check_safetensors,
+    config_architectures,
     listed,
     unpickle,
 )

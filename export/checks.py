@@ -8,10 +8,10 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 
-from albert_deploy.export.onnx_file import load, total_bytes
+from albert_deploy.export.graph.file import load, total_bytes
 from albert_deploy.runtime.contract import TensorSpec, variant_named
+from albert_deploy.runtime.engines.ort import open_ort
 from albert_deploy.runtime.errors import ContractError
-from albert_deploy.runtime.ort import open_ort
 
 _DTYPES = {ir.DataType.INT64: "int64", ir.DataType.FLOAT: "float32"}
 

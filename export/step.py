@@ -109,11 +109,10 @@ def reusable(out: Path, source: Source, task: str, *, force: bool) -> dict[str, 
 
 def export_into(work: Path, source: Source, task: str) -> dict[str, Any]:
     """Write a complete fp32 deployment directory into an empty folder; return its manifest."""
-    from albert_deploy.export.attention import register
     from albert_deploy.export.checks import check_artifact
-    from albert_deploy.export.onnx_file import save
-    from albert_deploy.export.to_onnx import OPSET
+    from albert_deploy.export.graph.file import save
     from albert_deploy.export.tokenizer import write_tokenizer
+    from albert_deploy.export.trace import OPSET, register
 
     family = source.config["model_type"]
     limits = write_tokenizer(source.path, work, source.config)
@@ -158,9 +157,9 @@ def export_into(work: Path, source: Source, task: str) -> dict[str, Any]:
 
 def _graph(loaded: Loaded, source: Source, task: str) -> tuple[ir.Model, dict[str, int]]:
     """Trace, normalize, name and stamp; return the graph and the changes of each pass."""
-    from albert_deploy.export import naming
-    from albert_deploy.export.normalize import drop_annotations, normalize
-    from albert_deploy.export.to_onnx import trace
+    from albert_deploy.export.graph import naming
+    from albert_deploy.export.graph.passes import drop_annotations, normalize
+    from albert_deploy.export.trace import trace
 
     config = loaded.config
     family, inner = config["model_type"], int(config.get("inner_group_num", 1))

@@ -129,7 +129,7 @@ def _undo_extras(made: Path, pieces: list[tuple[str, float]], named: list[str]) 
 
 
 def _check_vocabulary(out: Path, config: dict[str, Any]) -> None:
-    from albert_deploy.runtime.tasks import load_tokenizer
+    from albert_deploy.runtime.tasks.tokenize import load_tokenizer
 
     largest = max(load_tokenizer(out).get_vocab().values(), default=-1)
     if largest >= config["vocab_size"]:

@@ -25,10 +25,9 @@ from albert_deploy.runtime.manifest import (
 from albert_deploy.runtime.measure import measured
 
 if TYPE_CHECKING:
-    from albert_deploy.quantize.calibration_data import CalibrationConfig
-    from albert_deploy.quantize.coverage import CoverageRow
-    from albert_deploy.quantize.schemes import Scheme
-    from albert_deploy.quantize.texts import Texts
+    from albert_deploy.quantize.calibration.texts import CalibrationConfig, Texts
+    from albert_deploy.quantize.schemes.table import Scheme
+    from albert_deploy.validation.parity.coverage import CoverageRow
 
 STATISTICS = "calibration/statistics.npz"
 
@@ -78,7 +77,7 @@ def quantize(
         ContractError: The source file was changed, or a variant breaks an invariant.
         AccuracyError: The search found nothing that holds its gate.
     """
-    from albert_deploy.quantize.schemes import SCHEMES
+    from albert_deploy.quantize.schemes.table import SCHEMES
 
     manifest = read_manifest(directory)
     source = VARIANTS["fp32"].file
@@ -127,7 +126,8 @@ def _searched(
     note: Callable[[str], None],
 ) -> Scheme:
     """Return a scheme that keeps what the search says has to stay real."""
-    from albert_deploy.quantize.search import SearchConfig, search
+    from albert_deploy.quantize.search.search import search
+    from albert_deploy.quantize.search.trials import SearchConfig
 
     asked = SearchConfig(variant=name, budget=budget)
     result = search(directory, asked, texts, scheme.config, note=note)
@@ -139,8 +139,8 @@ def _searched(
 
 def scheme_for(name: str, static: Mapping[str, Any]) -> Scheme:
     """Return a variant's scheme with the options asked for, where it is a static one."""
-    from albert_deploy.quantize.schemes import SCHEMES
-    from albert_deploy.quantize.static import StaticConfig
+    from albert_deploy.quantize.schemes.static import StaticConfig
+    from albert_deploy.quantize.schemes.table import SCHEMES
 
     scheme = SCHEMES[name]
     if not static or not isinstance(scheme.config, StaticConfig):
@@ -152,8 +152,7 @@ def _texts(
     directory: Path, manifest: dict[str, Any], config: QuantizeConfig, schemes: list[Scheme]
 ) -> Texts | None:
     """Read the calibration texts, or the statistics that an earlier run left."""
-    from albert_deploy.quantize.calibration_data import read_texts
-    from albert_deploy.quantize.texts import saved_texts
+    from albert_deploy.quantize.calibration.texts import read_texts, saved_texts
 
     if config.calibration is not None:
         return read_texts(directory, manifest, config.calibration)
@@ -204,8 +203,8 @@ def _make(
     directory: Path, manifest: dict[str, Any], name: str, scheme: Scheme, texts: Texts | None
 ) -> tuple[list[CoverageRow], dict[str, Any]]:
     from albert_deploy.export.checks import check_artifact
-    from albert_deploy.export.onnx_file import load, save
-    from albert_deploy.quantize.coverage import check_coverage, coverage
+    from albert_deploy.export.graph.file import load, save
+    from albert_deploy.validation.parity.coverage import check_coverage, coverage
 
     source = directory / VARIANTS["fp32"].file
     model = load(source)

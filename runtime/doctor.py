@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from albert_deploy.runtime.contract import VARIANTS
-from albert_deploy.runtime.engines import ENGINES
+from albert_deploy.runtime.engines.table import ENGINES
 from albert_deploy.runtime.errors import (
     EXIT_PASS,
     AlbertDeployError,
@@ -22,8 +22,9 @@ from albert_deploy.runtime.errors import (
     MachineError,
 )
 from albert_deploy.runtime.manifest import check_file, read_manifest
-from albert_deploy.runtime.plan_machine import Here, look
-from albert_deploy.runtime.plans import FOLDER, plan_names, plan_problems
+from albert_deploy.runtime.trt.machine import Here, look
+from albert_deploy.runtime.trt.plans import plan_names, plan_problems
+from albert_deploy.runtime.trt.record import FOLDER
 
 RUNS, NOT_HERE, REFUSED = "runs", "not here", "refused"
 _PACKAGES = (

@@ -12,19 +12,19 @@ from typing import Any, Self
 
 import numpy as np
 
-from albert_deploy.runtime.answer_options import Options, options_for
-from albert_deploy.runtime.bundle_verify import check_bundle, is_bundle
+from albert_deploy.runtime.batching import StreamConfig, answers
+from albert_deploy.runtime.bundle import check_bundle, is_bundle
 from albert_deploy.runtime.contract import CHOICES, INPUT_NAMES
+from albert_deploy.runtime.engines.table import AUTO, open_session
 from albert_deploy.runtime.errors import AlbertDeployError, InputError, MachineError
 from albert_deploy.runtime.inputs import from_keywords, is_many, item, wanted
-from albert_deploy.runtime.manifest import MANIFEST_NAME, check_file, read_manifest
-from albert_deploy.runtime.manifest_shape import check_shape
-from albert_deploy.runtime.postprocess import HEADS
-from albert_deploy.runtime.prepared import Facts, Outputs, Prepared
+from albert_deploy.runtime.manifest import MANIFEST_NAME, check_file, check_shape, read_manifest
+from albert_deploy.runtime.options import Options, options_for
 from albert_deploy.runtime.recommend import Choice, recommend
-from albert_deploy.runtime.session import AUTO, Session, open_session
-from albert_deploy.runtime.stream import StreamConfig, answers
-from albert_deploy.runtime.tasks import TOKENIZER_NAME, Feeds, load_tokenizer
+from albert_deploy.runtime.session import Feeds, Outputs, Session
+from albert_deploy.runtime.tasks.head import Facts, Prepared
+from albert_deploy.runtime.tasks.heads import HEADS
+from albert_deploy.runtime.tasks.tokenize import TOKENIZER_NAME, load_tokenizer
 
 _SETTINGS_NAME = "tokenizer_config.json"
 _LOG = logging.getLogger(__name__)
@@ -252,9 +252,10 @@ def _open_trusted(
     directory: Path, manifest: dict[str, Any], variant: str
 ) -> tuple[Choice, Session]:
     """Open the first plan that runs here, whether or not the manifest vouches for it."""
-    from albert_deploy.runtime.plan_machine import look
-    from albert_deploy.runtime.plans import check_plan, plan_names
-    from albert_deploy.runtime.trt import TrtConfig, open_trt
+    from albert_deploy.runtime.trt.context import TrtConfig
+    from albert_deploy.runtime.trt.machine import look
+    from albert_deploy.runtime.trt.plans import check_plan, plan_names
+    from albert_deploy.runtime.trt.session import open_trt
 
     here, reasons = look(), []
     for name in plan_names(directory, manifest):

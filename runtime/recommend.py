@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from albert_deploy.runtime.contract import VARIANTS
+from albert_deploy.runtime.engines.table import AUTO, choose_engine
 from albert_deploy.runtime.errors import AlbertDeployError, InputError
 from albert_deploy.runtime.manifest import check_file
-from albert_deploy.runtime.session import AUTO, choose_engine
 
 REPORT = "reports/validation.json"
 _SOURCE = "fp32"

@@ -9,8 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from albert_deploy.export.samples import SAMPLES
 from albert_deploy.export.step import ExportConfig, export
-from albert_deploy.quantize.calibration_data import CalibrationConfig
+from albert_deploy.quantize.calibration.texts import CalibrationConfig
 from albert_deploy.quantize.step import QuantizeConfig, quantize
 from albert_deploy.runtime.contract import DEFAULT_VARIANTS
 from albert_deploy.runtime.errors import InputError
@@ -18,7 +19,6 @@ from albert_deploy.runtime.manifest import read_manifest, write_json
 from albert_deploy.validation.latency import BenchConfig, bench
 from albert_deploy.validation.latency_report import plot, record, text
 from albert_deploy.validation.pays import PaysConfig, check_pays
-from albert_deploy.validation.sample import SAMPLES
 from albert_deploy.validation.tuning import record_tuned, tune_contenders, tuned, tuned_text
 
 # Those that an engine here computes in their own type, and the defaults.

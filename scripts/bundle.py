@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from albert_deploy.runtime.bundle_verify import (
+from albert_deploy.runtime.bundle import (
     BESIDE,
     BOM,
     CARD,

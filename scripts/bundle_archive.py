@@ -14,12 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from albert_deploy.runtime.bundle_verify import (
-    LISTING,
-    MAX_FILES,
-    MAX_LISTING_BYTES,
-    read_listing,
-)
+from albert_deploy.runtime.bundle import LISTING, MAX_FILES, MAX_LISTING_BYTES, read_listing
 from albert_deploy.runtime.errors import ContractError, InputError, MachineError
 from albert_deploy.runtime.manifest import os_failure, writing
 from albert_deploy.scripts.bundle_tar import (

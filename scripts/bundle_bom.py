@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import quote
 
-from albert_deploy.runtime.bundle_verify import content_digest
+from albert_deploy.runtime.bundle import content_digest
 from albert_deploy.runtime.contract import VARIANTS
 from albert_deploy.scripts.bundle_card import LICENCES, UNSTATED, USES, limits, model_name
 

@@ -9,8 +9,8 @@ from typing import Any
 from albert_deploy.runtime.contract import VARIANTS
 from albert_deploy.validation import wording
 from albert_deploy.validation.engine_tables import COLUMNS, engine_rows
+from albert_deploy.validation.gate.verdicts import PASS, reason
 from albert_deploy.validation.summary import escaped, markdown, table
-from albert_deploy.validation.verdicts import PASS, reason
 
 # Task -> what its answers are good for, and what they are not.
 USES: dict[str, tuple[str, str]] = {

@@ -113,7 +113,7 @@ def passing_report(
                 f"since; run: albert-deploy validate {directory}"
             )
     if not passed and not allow_failed:
-        from albert_deploy.validation.gate import raise_for_verdict
+        from albert_deploy.validation.gate.gate import raise_for_verdict
 
         told = f"{directory} did not pass its validation ({report['verdict']})"
         try:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from albert_deploy.runtime.bundle_verify import IGNORED, LISTING, SIGNATURE, Bundle
+from albert_deploy.runtime.bundle import IGNORED, LISTING, SIGNATURE, Bundle
 from albert_deploy.runtime.errors import ContractError, InputError, MachineError
 from albert_deploy.scripts.bundle_signature_file import KINDS, SignatureFile, read_signature
 from albert_deploy.scripts.bundle_signer import Signer, Trust

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from albert_deploy.export.samples import SAMPLES
 from albert_deploy.runtime.errors import InputError
 from albert_deploy.scripts.bench import GEOMETRIES
 from albert_deploy.validation.gpu_bench import GpuBenchConfig, gpu_bench
@@ -32,7 +33,6 @@ from albert_deploy.validation.gpu_peaks import gpu_peaks
 from albert_deploy.validation.gpu_report import write_report
 from albert_deploy.validation.gpu_sources import distribution
 from albert_deploy.validation.gpu_turns import Device, Pace
-from albert_deploy.validation.sample import SAMPLES
 
 # For --smoke: small enough that everything takes seconds; its figures mean nothing.
 SMALL: dict[str, int] = {
@@ -107,7 +107,7 @@ def make_model(
         MachineError: A package is missing or the disk is full.
     """
     from albert_deploy.export.step import ExportConfig, export
-    from albert_deploy.quantize.calibration_data import CalibrationConfig
+    from albert_deploy.quantize.calibration.texts import CalibrationConfig
     from albert_deploy.quantize.step import QuantizeConfig, quantize
     from albert_deploy.scripts.bench import random_checkpoint
 

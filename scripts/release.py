@@ -7,20 +7,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from albert_deploy.export.build_step import BuildConfig, build, check_buildable
+from albert_deploy.export.engine.step import BuildConfig, build, check_buildable
+from albert_deploy.export.samples import SAMPLES
 from albert_deploy.export.source import find_checkpoint, identify_task
 from albert_deploy.export.step import ExportConfig, export_into, reusable
 from albert_deploy.quantize.step import QuantizeConfig, quantize
 from albert_deploy.runtime.directory import check_replaceable, publish, staged
 from albert_deploy.runtime.errors import InputError, PerformanceError
 from albert_deploy.runtime.manifest import file_record, read_manifest, write_manifest
-from albert_deploy.validation.datasets import DATASETS
-from albert_deploy.validation.gate import read_policy
+from albert_deploy.validation.data.datasets import DATASETS
+from albert_deploy.validation.gate.gate import read_policy
 from albert_deploy.validation.latency import BenchConfig, bench
 from albert_deploy.validation.latency_report import record
 from albert_deploy.validation.pays import PaysConfig, check_pays
 from albert_deploy.validation.report import write_texts
-from albert_deploy.validation.sample import SAMPLES
 from albert_deploy.validation.step import ValidateConfig, read_rows, validate
 
 FAILED_SUFFIX = ".failed"

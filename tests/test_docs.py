@@ -12,7 +12,7 @@ import pytest
 from albert_deploy.runtime.contract import TASKS, VARIANTS
 from albert_deploy.runtime.errors import EXIT_CODES
 from albert_deploy.scripts.cli.main import cli
-from albert_deploy.validation.datasets import DATASETS
+from albert_deploy.validation.data.datasets import DATASETS
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 FOLDERS = ("runtime", "export", "quantize", "validation", "scripts")
@@ -21,32 +21,31 @@ DOCUMENTS = [p.relative_to(REPOSITORY).as_posix() for p in (REPOSITORY / "docs")
 OF_SCRIPTS = {"--check", "--document", "--help"}
 
 
-def test_the_map_has_every_file_with_its_first_line() -> None:
+def test_the_tree_has_every_room_with_its_sentence() -> None:
     text = (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    listed = dict(re.findall(r"^\| `([^`]+\.py)` \| (.+) \|$", text, flags=re.MULTILINE))
+    tree = text.partition("<!-- rooms -->")[2].partition("<!-- end of rooms -->")[0]
+    listed = dict(re.findall(r"^ *([a-z_/]+/) {2,}(\S.*)$", tree, flags=re.MULTILINE))
     found = {}
     for folder in FOLDERS:
-        for path in (REPOSITORY / folder).rglob("*.py"):
-            name = path.relative_to(REPOSITORY).as_posix()
-            if path.name == "__init__.py" and path.parent.name != "sample":
-                continue
-            if "node_modules" in name:
-                continue
+        for path in (REPOSITORY / folder).rglob("__init__.py"):
             docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-            found[name] = docstring.split("\n")[0].replace("``", "`")
-    assert listed == found
+            sentence = re.split(r"[.;](?:\s|$)", docstring, maxsplit=1)[0]
+            found[path.parent.relative_to(REPOSITORY).as_posix() + "/"] = sentence
+    assert listed == {name: text.replace("``", "") for name, text in found.items()}
 
 
 def test_the_readme_has_every_exit_code_task_and_variant() -> None:
     text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
     for code, meaning in EXIT_CODES.items():
         assert f"| {code} | {meaning}" in text
-    for name in (*TASKS, *VARIANTS, *DATASETS):
+    for name in (*TASKS, *VARIANTS):
         assert name in text
+    assert len(text.splitlines()) <= 150
+    assert f"{len(DATASETS)} data sets" in text
 
 
-def test_the_readme_has_every_data_set_with_its_task_file_and_scores() -> None:
-    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+def test_every_data_set_is_listed_with_its_task_file_and_scores() -> None:
+    text = (REPOSITORY / "docs/data.md").read_text(encoding="utf-8")
     for name, dataset in DATASETS.items():
         (row,) = re.findall(rf"^\| `{name}` \| (.+) \|$", text, flags=re.MULTILINE)
         task, file, scores = row.split(" | ")
@@ -55,7 +54,10 @@ def test_the_readme_has_every_data_set_with_its_task_file_and_scores() -> None:
         assert tuple(re.findall(r"`([^`]+)`", scores)) == dataset.metrics
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/gate.md", "docs/ci.md", "docs/engines.md"])
+@pytest.mark.parametrize(
+    "name",
+    ["README.md", *(f"docs/{page}.md" for page in ("gate", "ci", "engines", "release", "data"))],
+)
 def test_every_option_that_is_mentioned_exists(name: str) -> None:
     text = (REPOSITORY / name).read_text(encoding="utf-8")
     known = {o for command in cli.commands.values() for p in command.params for o in p.opts}

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from albert_deploy.runtime.contract import TASKS, VARIANTS
+from albert_deploy.runtime.engines.table import AUTO, open_session
 from albert_deploy.runtime.errors import AlbertDeployError, ContractError
-from albert_deploy.runtime.session import AUTO, Feeds, Session, open_session
-from albert_deploy.runtime.tasks import load_tokenizer
-from albert_deploy.validation.attribution import attribute, open_variant
-from albert_deploy.validation.datasets import Data
-from albert_deploy.validation.evaluate import (
+from albert_deploy.runtime.session import Feeds, Session
+from albert_deploy.runtime.tasks.tokenize import load_tokenizer
+from albert_deploy.validation.data.datasets import Data
+from albert_deploy.validation.evaluate.evaluate import (
     SOURCE,
     EvaluateConfig,
     Evidence,
@@ -24,11 +24,12 @@ from albert_deploy.validation.evaluate import (
     evaluate,
     run_grid,
 )
-from albert_deploy.validation.metamorphic import metamorphic
-from albert_deploy.validation.parity import Difference, edge_grid
-from albert_deploy.validation.reference import open_reference
-from albert_deploy.validation.trace import hidden_states, trace
-from albert_deploy.validation.watch import watch
+from albert_deploy.validation.evaluate.reference import open_reference
+from albert_deploy.validation.evaluate.timeout import watch
+from albert_deploy.validation.parity.difference import Difference, edge_grid
+from albert_deploy.validation.parity.metamorphic import metamorphic
+from albert_deploy.validation.parity.stages import attribute, open_variant
+from albert_deploy.validation.parity.trace import hidden_states, trace
 
 FP32 = "fp32"
 
@@ -192,8 +193,8 @@ def _stages(
     engine: str,
 ) -> None:
     """Add the weights, the stages and the trace of what runs; all need the fp32 file."""
-    from albert_deploy.export.onnx_file import load
-    from albert_deploy.validation.weights_check import check_weights
+    from albert_deploy.export.graph.file import load
+    from albert_deploy.validation.parity.weights import check_weights
 
     alive = [name for name in found.engines if name not in (SOURCE, *evidence.failures)]
     if FP32 not in alive:
@@ -262,7 +263,7 @@ def add_blames(
         limits: Variant -> ratio that it has to reach, in dB.
         trials: Most trials for each.
     """
-    from albert_deploy.validation.blame import BlameConfig, blame
+    from albert_deploy.validation.parity.bisect import BlameConfig, blame
 
     for name in variants:
         if name == FP32 or not rows or not trials:

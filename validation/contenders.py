@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from albert_deploy.runtime.contract import VARIANTS, variant_named
+from albert_deploy.runtime.engines.table import ENGINES, open_session
 from albert_deploy.runtime.errors import AlbertDeployError, InputError, MachineError
 from albert_deploy.runtime.manifest import check_file, file_record
-from albert_deploy.runtime.session import ENGINES, Session, open_session
+from albert_deploy.runtime.session import Session
 from albert_deploy.validation import peers, workload
 
 if TYPE_CHECKING:
@@ -196,7 +197,7 @@ def _check_engine(name: str) -> None:
     if engine is not None and not engine.installed:
         raise MachineError(f"not installed; run: pip install 'albert-deploy[{engine.extra}]'")
     if name.endswith(BF16):
-        from albert_deploy.runtime.ov import precisions
+        from albert_deploy.runtime.engines.ov import precisions
 
         if "bf16" not in precisions():
             raise MachineError("this processor has no bf16")
@@ -228,7 +229,7 @@ def _compiled(manifest: Mapping[str, Any], config: BenchConfig) -> Contender:
 
 def _reference(manifest: Mapping[str, Any], source: str | None) -> Session:
     try:
-        from albert_deploy.validation.reference import open_reference
+        from albert_deploy.validation.evaluate.reference import open_reference
 
         return open_reference(dict(manifest), source)
     except ImportError as error:

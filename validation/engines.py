@@ -9,7 +9,7 @@ from typing import Any
 
 from albert_deploy.runtime.errors import AlbertDeployError
 from albert_deploy.runtime.manifest import check_file
-from albert_deploy.validation.checks import Check
+from albert_deploy.validation.gate.checks import Check
 
 # Of an engine's record -> its entry.
 _KEPT = (

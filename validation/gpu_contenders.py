@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from albert_deploy.runtime.engines.table import open_session
 from albert_deploy.runtime.errors import AlbertDeployError, InputError
 from albert_deploy.runtime.manifest import read_manifest
-from albert_deploy.runtime.session import Feeds, Session, open_session
-from albert_deploy.runtime.shapes import Profile
+from albert_deploy.runtime.session import Feeds, Session
+from albert_deploy.runtime.trt.profiles import Profile
 from albert_deploy.validation.gpu_counts import COUNTS, count_operations, through
 from albert_deploy.validation.gpu_turns import Entrant, Logits, Run, Runner
 
@@ -224,8 +225,9 @@ class GpuModel:
         return SessionRunner(open_session(self.directory, variant=variant, engine=ORT))
 
     def _trt(self, variant: str, *, graphs: bool = False) -> Runner:
-        from albert_deploy.export.build_step import BuildConfig, build
-        from albert_deploy.runtime.trt import TrtConfig, open_trt
+        from albert_deploy.export.engine.step import BuildConfig, build
+        from albert_deploy.runtime.trt.context import TrtConfig
+        from albert_deploy.runtime.trt.session import open_trt
 
         build(self.directory, BuildConfig(variants=(variant,), profiles=self.profiles()))
         # Else TensorRT for RTX would be timed while it still compiles its kernels.

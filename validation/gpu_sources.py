@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from albert_deploy.export.length_profiles import best_edges, lengths_from
+from albert_deploy.export.engine.profiles import best_edges, lengths_from
+from albert_deploy.export.samples import SAMPLES
 from albert_deploy.runtime.contract import BATCH, SEQUENCE
-from albert_deploy.runtime.tasks import load_tokenizer
+from albert_deploy.runtime.tasks.tokenize import load_tokenizer
 from albert_deploy.validation.gpu_lengths import Distribution
-from albert_deploy.validation.sample import SAMPLES
 
 # What the engines of a deployment directory may have at most by default.
 MOST_BUCKETS = 4
@@ -40,8 +40,8 @@ def distribution(
     Raises:
         InputError: The data or the tokenizer cannot be read.
     """
-    from albert_deploy.validation.datasets import read_dataset
-    from albert_deploy.validation.rows import RowsConfig, prepared
+    from albert_deploy.validation.data.datasets import read_dataset
+    from albert_deploy.validation.data.rows import RowsConfig, prepared
 
     if path is None:
         path = next((s.data for s in SAMPLES.values() if s.dataset == name), Path(name))

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 from xml.etree import ElementTree
 
-from albert_deploy.validation.verdicts import ERROR, FAIL, PASS, UNDECIDED, all_checks
+from albert_deploy.validation.gate.verdicts import ERROR, FAIL, PASS, UNDECIDED, all_checks
 from albert_deploy.validation.wording import compact, present, printable
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from tabulate import tabulate
 
+from albert_deploy.runtime.engines.table import choose_engine
 from albert_deploy.runtime.manifest import (
     file_record,
     read_manifest,
@@ -18,7 +19,6 @@ from albert_deploy.runtime.manifest import (
     write_manifest,
     writing,
 )
-from albert_deploy.runtime.session import choose_engine
 from albert_deploy.validation.contenders import TORCH
 from albert_deploy.validation.machine import describe
 from albert_deploy.validation.report import REPORTS

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from albert_deploy.runtime.engines.ort import open_ort
 from albert_deploy.runtime.errors import MachineError
-from albert_deploy.runtime.ort import open_ort
 from albert_deploy.runtime.session import Feeds
 
 _PRODUCTS = ("MatMul", "Gemm")

@@ -43,14 +43,14 @@ def bench_harness(
         InputError: The data cannot be read, or the geometry is unknown.
         MachineError: A package is missing or the disk is full.
     """
+    from albert_deploy.export.samples import SAMPLES
     from albert_deploy.export.step import ExportConfig, export
     from albert_deploy.quantize.step import QuantizeConfig, quantize
+    from albert_deploy.runtime.engines.table import choose_engine, open_session
     from albert_deploy.runtime.manifest import read_manifest
-    from albert_deploy.runtime.session import choose_engine, open_session
-    from albert_deploy.runtime.tasks import load_tokenizer
-    from albert_deploy.validation.datasets import read_data
-    from albert_deploy.validation.evaluate import SOURCE, EvaluateConfig, Keep, evaluate
-    from albert_deploy.validation.sample import SAMPLES
+    from albert_deploy.runtime.tasks.tokenize import load_tokenizer
+    from albert_deploy.validation.data.datasets import read_data
+    from albert_deploy.validation.evaluate.evaluate import SOURCE, EvaluateConfig, Keep, evaluate
 
     if rows < 1:
         raise InputError(f"got {rows} rows to measure on; use at least 1")

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from albert_deploy.runtime.session import ENGINES
+from albert_deploy.runtime.engines.table import ENGINES
 
 # Rows, inner size, columns: two squares that fit the caches, and BERT's largest layer.
 _SIZES = ((512, 512, 512), (1024, 1024, 1024), (384, 768, 3072))
@@ -60,7 +60,7 @@ def _makers() -> list[tuple[str, str, _Make]]:
     if ENGINES["ort"].installed and importlib.util.find_spec("onnx") is not None:
         found += [("ort", data_type, _ort) for data_type in ("int8", "f32")]
     if ENGINES["openvino"].installed:
-        from albert_deploy.runtime.ov import precisions
+        from albert_deploy.runtime.engines.ov import precisions
 
         found += [("openvino", data_type, _openvino) for data_type in ("int8", *precisions())]
     return found

@@ -83,7 +83,7 @@ def compile_reference(reference: Session, rows: Sequence[Feeds]) -> float:
     """Compile the PyTorch source in place with ``torch.compile``.
 
     Args:
-        reference: Result of ``validation.reference.open_reference``.
+        reference: Result of ``validation.evaluate.reference.open_reference``.
         rows: Feeds to compile for; one graph serves all lengths.
 
     Returns:

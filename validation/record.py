@@ -9,20 +9,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from albert_deploy.validation.evidence import Evidence
-from albert_deploy.validation.examples import (
+from albert_deploy.validation.data.rows import (
     ChoiceRow,
     ClassificationRow,
     Example,
     QuestionRow,
     TokensRow,
 )
-from albert_deploy.validation.gate import Check, Rules, metric_record, verdict_of
-from albert_deploy.validation.paired import Paired
-from albert_deploy.validation.parity import Difference
+from albert_deploy.validation.evaluate.evidence import Evidence
+from albert_deploy.validation.evaluate.predictions import FOLDER
+from albert_deploy.validation.evaluate.workers import SOURCE
+from albert_deploy.validation.gate.gate import Check, Rules, metric_record, verdict_of
+from albert_deploy.validation.parity.difference import Difference
 from albert_deploy.validation.plots import error_histogram
-from albert_deploy.validation.predictions import FOLDER
-from albert_deploy.validation.workers import SOURCE
+from albert_deploy.validation.scores.paired import Paired
 
 BETTER, WORSE, OTHER = "better", "worse", "other"
 # Changed predictions and worst rows that a report lists.
@@ -78,7 +78,7 @@ def variant_record(
 
 def recorded(manifest: Mapping[str, Any], name: str) -> dict[str, Any]:
     """Return what the manifest says of a variant's file, weights and calibration."""
-    from albert_deploy.quantize.coverage import CoverageRow, summary
+    from albert_deploy.validation.parity.coverage import CoverageRow, summary
 
     record = manifest["variants"][name]
     coverage = record.get("coverage")

@@ -16,7 +16,7 @@ from albert_deploy.validation.pictures import PICTURES, write_pictures
 from albert_deploy.validation.summary import summary, table, trace_table
 
 if TYPE_CHECKING:
-    from albert_deploy.validation.evaluate import Evidence
+    from albert_deploy.validation.evaluate.evaluate import Evidence
 
 __all__ = [
     "FILES",

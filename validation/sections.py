@@ -8,8 +8,8 @@ from typing import Any
 
 from albert_deploy.validation import wording
 from albert_deploy.validation.details import details
+from albert_deploy.validation.gate.verdicts import all_checks
 from albert_deploy.validation.tables import Cell, Long, Section, Table, filled, plain, verdict
-from albert_deploy.validation.verdicts import all_checks
 from albert_deploy.validation.wording import MISSING, compact, number
 
 # Values of an output that a row shows.

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from albert_deploy.runtime.contract import VARIANTS
+from albert_deploy.runtime.engines.table import AUTO, ENGINES
 from albert_deploy.runtime.errors import AlbertDeployError, InputError
 from albert_deploy.runtime.manifest import (
     check_file,
@@ -19,27 +20,20 @@ from albert_deploy.runtime.manifest import (
     write_manifest,
 )
 from albert_deploy.runtime.measure import measured
-from albert_deploy.runtime.session import AUTO, ENGINES
-from albert_deploy.validation.baseline import Baseline, read_baseline
 from albert_deploy.validation.collect import Findings, add_blames, collect
-from albert_deploy.validation.datasets import Data, data_file, read_data
+from albert_deploy.validation.data.datasets import Data, data_file, read_data
+from albert_deploy.validation.data.layouts import digest
 from albert_deploy.validation.engines import engine_entries
-from albert_deploy.validation.evaluate import SOURCE, EvaluateConfig, Evidence
-from albert_deploy.validation.files import digest
-from albert_deploy.validation.gate import (
-    Check,
-    Rules,
-    compare_scores,
-    judge,
-    read_policy,
-)
+from albert_deploy.validation.evaluate.evaluate import SOURCE, EvaluateConfig, Evidence
+from albert_deploy.validation.evaluate.predictions import FOLDER as PREDICTIONS
+from albert_deploy.validation.evaluate.predictions import check_fits
+from albert_deploy.validation.gate.baseline import Baseline, read_baseline
+from albert_deploy.validation.gate.checks import contract_checks
+from albert_deploy.validation.gate.gate import Check, Rules, compare_scores, judge, read_policy
+from albert_deploy.validation.gate.verdicts import reason
 from albert_deploy.validation.machine import machine
-from albert_deploy.validation.predictions import FOLDER as PREDICTIONS
-from albert_deploy.validation.predictions import check_fits
 from albert_deploy.validation.record import flipped, sum_bytes, variant_record
 from albert_deploy.validation.report import FILES, REPORTS, SCHEMA, write_reports
-from albert_deploy.validation.verdicts import reason
-from albert_deploy.validation.weights_check import contract_checks
 from albert_deploy.validation.wording import latency_ms
 
 # What a failing variant without a limit of its own is searched to reach.

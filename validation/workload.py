@@ -12,7 +12,7 @@ import numpy as np
 from albert_deploy.runtime.contract import CHOICES, INPUT_NAMES
 from albert_deploy.runtime.errors import InputError
 from albert_deploy.runtime.session import Feeds
-from albert_deploy.runtime.tasks import load_tokenizer
+from albert_deploy.runtime.tasks.tokenize import load_tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,9 +116,9 @@ def texts(
     Raises:
         InputError: The data cannot be read, is for another task, or there is no tokenizer.
     """
-    from albert_deploy.validation.datasets import DATASETS, read_dataset
-    from albert_deploy.validation.rows import RowsConfig, prepared
-    from albert_deploy.validation.sample import SAMPLES
+    from albert_deploy.export.samples import SAMPLES
+    from albert_deploy.validation.data.datasets import DATASETS, read_dataset
+    from albert_deploy.validation.data.rows import RowsConfig, prepared
 
     task = manifest["task"]
     sample = SAMPLES["sample-squad" if task == "question-answering" else "sample-sst2"]

@@ -7,15 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from albert_deploy.runtime.bundle_verify import check_bundle, is_bundle
+from albert_deploy.runtime.bundle import check_bundle, is_bundle
 from albert_deploy.runtime.contract import INPUT_NAMES
+from albert_deploy.runtime.engines.table import open_session
 from albert_deploy.runtime.errors import AlbertDeployError, InputError
 from albert_deploy.runtime.manifest import read_manifest
 from albert_deploy.runtime.recommend import recommend
 from albert_deploy.runtime.serving.backend import guarded, refusal, response
 from albert_deploy.runtime.serving.settings import read_settings
-from albert_deploy.runtime.session import open_session
-from albert_deploy.runtime.tasks import Feeds
+from albert_deploy.runtime.session import Feeds
 
 
 class TritonPythonModel:

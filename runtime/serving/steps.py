@@ -14,11 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from albert_deploy.runtime.answer_options import Options
+from albert_deploy.runtime.batching import kept_outputs
 from albert_deploy.runtime.errors import AlbertDeployError, InputError
+from albert_deploy.runtime.options import Options
 from albert_deploy.runtime.pipeline import Model
-from albert_deploy.runtime.postprocess import HEADS
-from albert_deploy.runtime.prepared import Facts, Outputs, Prepared
 from albert_deploy.runtime.serving.settings import Settings
 from albert_deploy.runtime.serving.wire import (
     Array,
@@ -28,8 +27,10 @@ from albert_deploy.runtime.serving.wire import (
     row_names,
     write_answers,
 )
-from albert_deploy.runtime.stream import kept_outputs
-from albert_deploy.runtime.tasks import Feeds, stack
+from albert_deploy.runtime.session import Feeds, Outputs
+from albert_deploy.runtime.tasks.head import Facts, Prepared
+from albert_deploy.runtime.tasks.heads import HEADS
+from albert_deploy.runtime.tasks.tokenize import stack
 
 _Prepare = Callable[[dict[str, Any], Options, str], Prepared]
 

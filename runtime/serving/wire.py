@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from albert_deploy.runtime.answer_options import TAKES, Options, options_for
 from albert_deploy.runtime.errors import InputError
 from albert_deploy.runtime.inputs import FIELDS, item
+from albert_deploy.runtime.options import TAKES, Options, options_for
 from albert_deploy.runtime.serving.settings import LISTS, Settings
 
 # Set by the server, not by who asks.

@@ -19,7 +19,7 @@ from albert_deploy.scripts.cli import options
 from albert_deploy.scripts.serving.repository_config import FORMS
 
 if TYPE_CHECKING:
-    from albert_deploy.runtime.bundle_verify import Bundle
+    from albert_deploy.runtime.bundle import Bundle
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 # Fields of ``Signer`` and their options; those of ``Trust`` are named alike.
@@ -176,7 +176,7 @@ def _given(kind: Callable[..., _Made], **fields: Any) -> _Made | None:
 
 
 def _checked(folder: Path, place: Path, trust: Trust | None, required: bool) -> tuple[Bundle, str]:
-    from albert_deploy.runtime.bundle_verify import check_bundle
+    from albert_deploy.runtime.bundle import check_bundle
 
     found = check_bundle(folder)
     if required and not found.signed:

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from albert_deploy.runtime.errors import InputError
-from albert_deploy.runtime.targets import LOCAL
+from albert_deploy.runtime.trt.targets import LOCAL
 from albert_deploy.scripts.cli import options
 from albert_deploy.scripts.cli.options import COUNT, opt
 
 if TYPE_CHECKING:
-    from albert_deploy.export.build_step import BuildConfig
-    from albert_deploy.export.length_profiles import ProfilePlan
+    from albert_deploy.export.engine.profiles import ProfilePlan
+    from albert_deploy.export.engine.step import BuildConfig
 
 _AUTO = "auto"
 # Options that the engine's builder takes as they are.
@@ -89,9 +89,9 @@ def build(directory: Path, given: Build) -> None:
     itself. Where it is another machine, --kit writes kits/TARGET: copy that folder there, run
     its build.sh, copy it back and take its engines in with --adopt.
     """
-    from albert_deploy.export.build_step import build as run
-    from albert_deploy.export.kit import adopt as take
-    from albert_deploy.export.kit import is_kit, kit_config, write_kit
+    from albert_deploy.export.engine.kit import adopt as take
+    from albert_deploy.export.engine.kit import is_kit, kit_config, write_kit
+    from albert_deploy.export.engine.step import build as run
 
     if given.adopt is not None:
         for name in take(directory, given.adopt):
@@ -125,10 +125,10 @@ def doctor(directory: Path, as_json: bool) -> None:
 
 
 def _config(directory: Path, given: Build) -> BuildConfig:
-    from albert_deploy.export.build_step import BuildConfig, default_profiles
-    from albert_deploy.export.engine import EngineConfig
+    from albert_deploy.export.engine.build import EngineConfig
+    from albert_deploy.export.engine.step import BuildConfig, default_profiles
     from albert_deploy.runtime.manifest import read_manifest
-    from albert_deploy.runtime.shapes import parse_profiles
+    from albert_deploy.runtime.trt.profiles import parse_profiles
 
     manifest = read_manifest(directory)
     profiles, plan = default_profiles(manifest), None
@@ -158,8 +158,9 @@ def _config(directory: Path, given: Build) -> BuildConfig:
 
 def _auto(directory: Path, manifest: dict[str, Any], given: Build) -> ProfilePlan:
     """Choose profiles from the lengths of a data set, by default the sample's own."""
-    from albert_deploy.export.length_profiles import AutoConfig, auto_profiles, lengths_of
+    from albert_deploy.export.engine.profiles import AutoConfig, auto_profiles
     from albert_deploy.scripts.release import sample_data
+    from albert_deploy.validation.data.lengths import lengths_of
 
     data = sample_data(manifest["source"]["path"], given.dataset, task=manifest["task"])
     if data is None:

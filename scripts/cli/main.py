@@ -82,7 +82,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _leave(code: int, *, at_once: bool) -> None:
     """Exit; a process of this command alone at once where an engine hangs: it would wait for it."""
-    watching = sys.modules.get("albert_deploy.validation.watch")
+    watching = sys.modules.get("albert_deploy.validation.evaluate.timeout")
     if at_once and watching is not None and watching.hung():
         sys.stdout.flush()
         sys.stderr.flush()

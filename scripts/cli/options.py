@@ -126,7 +126,7 @@ def numbers(option: str, text: str) -> tuple[int, ...]:
 
 def parse_dataset(text: str | None) -> Dataset | None:
     """Split ``--dataset NAME[=PATH]``."""
-    from albert_deploy.validation.datasets import parse_dataset_option
+    from albert_deploy.validation.data.datasets import parse_dataset_option
 
     return None if text is None else parse_dataset_option(text)
 
@@ -165,9 +165,10 @@ def pays(command: Command) -> Command:
     quick = "Fail (7) unless each variant is X times as fast as fp32 at each length."
     small = "Fail (7) if a variant has more than this share of fp32's bytes, such as 0.3."
     both = {"type": float, "default": None, "metavar": "X"}
-    declared: Command = option("--require-size", "size", help=small, **both)(command)
-    declared = option("--require-speedup", "speedup", help=quick, **both)(declared)
-    return declared
+    both_of: Command = option("--require-speedup", "speedup", help=quick, **both)(
+        option("--require-size", "size", help=small, **both)(command)
+    )
+    return both_of
 
 
 def pays_config(speedup: float | None, size: float | None) -> PaysConfig | None:
@@ -211,7 +212,7 @@ def note(line: str) -> None:
 
 def show(place: Path, report: dict[str, Any]) -> None:
     """Print a report's table and verdict, and raise what the verdict calls for."""
-    from albert_deploy.validation.gate import raise_for_verdict
+    from albert_deploy.validation.gate.gate import raise_for_verdict
     from albert_deploy.validation.report import REPORTS, table
 
     data = report["dataset"]

@@ -16,7 +16,7 @@ from albert_deploy.scripts.cli.validate import Validation
 
 if TYPE_CHECKING:
     from albert_deploy.export.step import ExportConfig
-    from albert_deploy.quantize.calibration_data import CalibrationConfig
+    from albert_deploy.quantize.calibration.texts import CalibrationConfig
     from albert_deploy.quantize.step import QuantizeConfig
 
 
@@ -89,7 +89,7 @@ class Quantization:
         Raises:
             InputError: Calibration data has no place.
         """
-        from albert_deploy.quantize.schemes import SCHEMES
+        from albert_deploy.quantize.schemes.table import SCHEMES
         from albert_deploy.quantize.step import QuantizeConfig
 
         needed = any(name in SCHEMES and SCHEMES[name].calibrated for name in variants)
@@ -108,7 +108,7 @@ class Quantization:
         )
 
     def _calibration(self, default: Dataset | None) -> CalibrationConfig | None:
-        from albert_deploy.quantize.calibration_data import CalibrationConfig, parse_calibration
+        from albert_deploy.quantize.calibration.texts import CalibrationConfig, parse_calibration
 
         text = self.calibration
         name, path = parse_calibration(text) if text is not None else (None, None)
@@ -165,7 +165,7 @@ def release(
     SOURCE is a checkpoint's folder, a hub id, or a shipped sample (sample-sst2, sample-squad,
     which bring their data). This is what `make export` runs.
     """
-    from albert_deploy.export.build_step import BuildConfig
+    from albert_deploy.export.engine.step import BuildConfig
     from albert_deploy.scripts.release import ReleaseConfig, sample_data
     from albert_deploy.scripts.release import release as run
 

@@ -60,8 +60,8 @@ class Validation:
         allow_calibration_rows: bool = False,
     ) -> ValidateConfig:
         """Make the validate step's configuration on what ``release.sample_data`` found."""
-        from albert_deploy.validation.evaluate import EvaluateConfig
-        from albert_deploy.validation.rows import RowsConfig
+        from albert_deploy.validation.data.rows import RowsConfig
+        from albert_deploy.validation.evaluate.evaluate import EvaluateConfig
         from albert_deploy.validation.step import ValidateConfig
 
         order = self.label_order
@@ -170,9 +170,9 @@ def gate(
 
     A fault that no check sees ends with 6, and so does a variant that fails without one.
     """
-    from albert_deploy.validation.detection import raise_for_self_test, self_test_table
-    from albert_deploy.validation.self_test import SelfTestConfig
-    from albert_deploy.validation.self_test import self_test as run
+    from albert_deploy.validation.gate.detection import raise_for_self_test, self_test_table
+    from albert_deploy.validation.gate.self_test import SelfTestConfig
+    from albert_deploy.validation.gate.self_test import self_test as run
 
     config = SelfTestConfig(
         variants=variants,

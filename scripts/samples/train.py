@@ -77,10 +77,10 @@ def score_checkpoint(folder: Path, name: str) -> tuple[dict[str, float], int]:
     from albert_deploy.export.source import find_checkpoint
     from albert_deploy.export.step import describe_contract
     from albert_deploy.export.tokenizer import write_tokenizer
-    from albert_deploy.runtime.tasks import load_tokenizer
-    from albert_deploy.validation.datasets import DATASETS
-    from albert_deploy.validation.evaluate import SOURCE, EvaluateConfig, evaluate
-    from albert_deploy.validation.reference import TorchSession
+    from albert_deploy.runtime.tasks.tokenize import load_tokenizer
+    from albert_deploy.validation.data.datasets import DATASETS
+    from albert_deploy.validation.evaluate.evaluate import SOURCE, EvaluateConfig, evaluate
+    from albert_deploy.validation.evaluate.reference import TorchSession
 
     task = DATASETS[name].task
     source = find_checkpoint(str(folder))
@@ -179,7 +179,7 @@ def compare(task: str, kept: Path, fresh: Path, scores: dict[str, float]) -> lis
 @click.option(
     "--out",
     type=click.Path(file_okay=False, path_type=Path),
-    default=Path("validation/sample"),
+    default=Path("export/samples"),
     show_default=True,
     help="Folder that holds one folder for each task.",
 )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from albert_deploy.runtime.tasks import windows
+from albert_deploy.runtime.tasks.tokenize import windows
 from albert_deploy.scripts.samples.paragraphs import Page
 from albert_deploy.scripts.samples.reviews import Review
 

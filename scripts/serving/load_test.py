@@ -191,7 +191,7 @@ def _compare(answers: Sequence[Any], wanted: Sequence[Any]) -> None:
 
 def _texts(path: Path | None, count: int) -> list[str]:
     if path is None:
-        from albert_deploy.validation.rows import shipped_texts
+        from albert_deploy.validation.data.datasets import shipped_texts
 
         rows: list[Any] = shipped_texts("text-classification", count)
         found = [row.text for row in rows]

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 
 from albert_deploy.runtime.contract import VARIANTS, variant_named
+from albert_deploy.runtime.engines.table import choose_engine, open_session
 from albert_deploy.runtime.errors import InputError, MachineError
 from albert_deploy.runtime.manifest import add_to_manifest, read_manifest
-from albert_deploy.runtime.session import Feeds, Session, choose_engine, open_session
+from albert_deploy.runtime.session import Feeds, Session
 from albert_deploy.validation.machine import cores, machine
 
 BATCHES = (1, 2, 4, 8, 16, 32)
@@ -255,7 +256,7 @@ def _lengths(
             return fitting[0], []
         told = ", ".join(map(str, config.lengths))
         raise InputError(f"got lengths {told}; the model takes at most {limit}: pass shorter ones")
-    from albert_deploy.export.length_profiles import best_edges, lengths_from
+    from albert_deploy.export.engine.profiles import best_edges, lengths_from
     from albert_deploy.validation.workload import texts, tokens
 
     sizes = sorted(map(tokens, texts(directory, manifest, config.dataset)))

@@ -8,12 +8,12 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from albert_deploy.runtime.contract import BATCH, CHOICES, VARIANTS
+from albert_deploy.runtime.engines.external_data import external_files
 from albert_deploy.runtime.errors import ContractError, InputError
 from albert_deploy.runtime.manifest import check_file
-from albert_deploy.runtime.onnx_locations import external_files
-from albert_deploy.runtime.plans import PlanRecord, read_record, record_file
 from albert_deploy.runtime.serving.settings import Settings, parameters
-from albert_deploy.runtime.shapes import Profile
+from albert_deploy.runtime.trt.profiles import Profile
+from albert_deploy.runtime.trt.record import PlanRecord, read_record, record_file
 from albert_deploy.scripts.serving.model_config import ServedModel, Tensor
 from albert_deploy.scripts.serving.repository_config import RepositoryConfig
 

@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from albert_deploy.runtime.bundle_verify import check_bundle, is_bundle
+from albert_deploy.runtime.bundle import check_bundle, is_bundle
+from albert_deploy.runtime.engines.table import AUTO
 from albert_deploy.runtime.errors import InputError
 from albert_deploy.runtime.manifest import read_manifest
 from albert_deploy.runtime.recommend import recommend
-from albert_deploy.runtime.session import AUTO
 from albert_deploy.scripts.bundle_choice import measured_settings
 from albert_deploy.scripts.serving.installation import find_installation, prepare_backends
 from albert_deploy.scripts.serving.repository import MODELS, UP, write_repository

@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from albert_deploy.runtime.bundle_verify import check_bundle, is_bundle
+from albert_deploy.runtime.bundle import check_bundle, is_bundle
 from albert_deploy.runtime.contract import VARIANTS
 from albert_deploy.runtime.errors import ContractError, InputError, MachineError
 from albert_deploy.runtime.manifest import check_file, read_manifest
-from albert_deploy.runtime.tasks import TOKENIZER_NAME
+from albert_deploy.runtime.tasks.tokenize import TOKENIZER_NAME
 from albert_deploy.scripts.serving.front import Front, FrontConfig, Upstream
 from albert_deploy.scripts.serving.installation import (
     Installation,

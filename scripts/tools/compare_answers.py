@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from albert_deploy.runtime.engines.table import open_session
 from albert_deploy.runtime.manifest import read_manifest
-from albert_deploy.runtime.session import open_session
-from albert_deploy.runtime.tasks import encode, load_tokenizer
+from albert_deploy.runtime.tasks.tokenize import encode, load_tokenizer
 
 # Largest difference of a probability. Both sides run the same file, so only the engines differ;
 # one activation that rounds the other way moves an INT8 answer by about a thousandth.

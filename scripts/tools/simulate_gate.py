@@ -14,11 +14,11 @@ import numpy.typing as npt
 
 from albert_deploy.runtime.errors import InputError
 from albert_deploy.runtime.manifest import write_text
-from albert_deploy.validation.checks import FAIL, PASS, UNDECIDED
-from albert_deploy.validation.gate import judge, verdict_of
-from albert_deploy.validation.intervals import score_interval
-from albert_deploy.validation.paired import compare_counts
-from albert_deploy.validation.policy import Policy, Rules
+from albert_deploy.validation.gate.checks import FAIL, PASS, UNDECIDED
+from albert_deploy.validation.gate.gate import judge, verdict_of
+from albert_deploy.validation.gate.policy import Policy, Rules
+from albert_deploy.validation.scores.paired import compare_counts
+from albert_deploy.validation.scores.resampling import score_interval
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

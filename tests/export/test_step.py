@@ -19,8 +19,8 @@ from albert_deploy.quantize.step import QuantizeConfig, quantize
 from albert_deploy.runtime.contract import DEFAULT_VARIANTS, FAMILIES, TASKS, VARIANTS
 from albert_deploy.runtime.manifest import sha256_of
 from albert_deploy.scripts.bench import random_checkpoint
-from albert_deploy.validation.evaluate import EvaluateConfig
-from albert_deploy.validation.gate import raise_for_verdict
+from albert_deploy.validation.evaluate.evaluate import EvaluateConfig
+from albert_deploy.validation.gate.gate import raise_for_verdict
 from albert_deploy.validation.step import ValidateConfig, validate
 
 Make = Callable[..., Path]

@@ -14,13 +14,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from albert_deploy.runtime import ort_cuda
 from albert_deploy.runtime.contract import INPUT_NAMES
+from albert_deploy.runtime.engines import ort_cuda
+from albert_deploy.runtime.engines.table import open_session
 from albert_deploy.runtime.errors import InputError, MachineError
-from albert_deploy.runtime.flavours import FLAVOURS, installed
-from albert_deploy.runtime.gpu import free_bytes, probe, require_gpu
-from albert_deploy.runtime.session import Session, open_session
-from albert_deploy.runtime.trt import TrtConfig, TrtSession, open_trt
+from albert_deploy.runtime.session import Session
+from albert_deploy.runtime.trt.context import TrtConfig
+from albert_deploy.runtime.trt.flavours import FLAVOURS, installed
+from albert_deploy.runtime.trt.gpu import free_bytes, probe, require_gpu
+from albert_deploy.runtime.trt.session import TrtSession, open_trt
 
 pytestmark = pytest.mark.gpu
 # Largest difference of a logit from float32 on the CPU, as a share of the largest logit.
@@ -59,8 +61,8 @@ def directory(
 @pytest.fixture(scope="module", params=sorted(FLAVOURS))
 def engines(directory: Path, request: pytest.FixtureRequest) -> Path:
     """The directory with engines of one flavour, for the GPU at hand."""
-    from albert_deploy.export.build_step import BuildConfig, build
-    from albert_deploy.runtime.shapes import parse_profiles
+    from albert_deploy.export.engine.step import BuildConfig, build
+    from albert_deploy.runtime.trt.profiles import parse_profiles
 
     if not installed(request.param):
         pytest.skip(f"{FLAVOURS[request.param].label} is not installed")

@@ -143,7 +143,7 @@ def test_weights_in_a_second_file(
     engine: str, directory: Path, expected: Floats, tmp_path: Path
 ) -> None:
     """As a model of more than 2 GiB is written: ``model.onnx`` beside ``model.onnx_data``."""
-    from albert_deploy.export.onnx_file import load, save
+    from albert_deploy.export.graph.file import load, save
 
     path = tmp_path / "model.onnx"
     written = save(load(directory / FILES["fp32"]), path, external_bytes=0)

@@ -41,7 +41,7 @@ print(json.dumps([[answer(**one, **how) for how in options] for one in asked]))
 
 def questions() -> tuple[Path, list[dict[str, str]]]:
     """The sample's checkpoint, and questions on its paragraphs, the last ones on many at once."""
-    from albert_deploy.validation.sample import SAMPLES
+    from albert_deploy.export.samples import SAMPLES
 
     sample = SAMPLES["sample-squad"]
     (file,) = (sample.data if sample.data.is_dir() else sample.data.parent).glob("dev*.json")

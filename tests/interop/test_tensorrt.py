@@ -10,11 +10,11 @@ from pathlib import Path
 import onnx
 import pytest
 
-from albert_deploy.export.engine import Built, EngineConfig, build_plan
-from albert_deploy.export.proof import widened_bytes
-from albert_deploy.runtime.flavours import load_flavour
-from albert_deploy.runtime.shapes import Profile
-from albert_deploy.runtime.targets import target_named
+from albert_deploy.export.engine.build import Built, EngineConfig, build_plan
+from albert_deploy.export.engine.proofs import widened_bytes
+from albert_deploy.runtime.trt.flavours import load_flavour
+from albert_deploy.runtime.trt.profiles import Profile
+from albert_deploy.runtime.trt.targets import target_named
 
 pytest.importorskip("tensorrt_rtx", reason="needs: pip install 'albert-deploy[rtx]'")
 
@@ -57,10 +57,10 @@ def deployed(
     request: pytest.FixtureRequest,
 ) -> Callable[[str], Path]:
     """A function that returns the deployment directory of a checkpoint."""
+    from albert_deploy.export.samples import SAMPLES
     from albert_deploy.export.step import ExportConfig, export
-    from albert_deploy.quantize.calibration_data import CalibrationConfig
+    from albert_deploy.quantize.calibration.texts import CalibrationConfig
     from albert_deploy.quantize.step import QuantizeConfig, quantize
-    from albert_deploy.validation.sample import SAMPLES
 
     made: dict[str, Path] = {}
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pytest
 
 from albert_deploy.export.step import ExportConfig, export
-from albert_deploy.quantize.calibration import Row
+from albert_deploy.quantize.calibration.observe import Row
 from albert_deploy.runtime.contract import INPUT_NAMES, VARIANTS
 
 # name -> task, family and configuration: a layer with twelve uses; two groups of two inner layers

@@ -17,9 +17,9 @@ def _built(make_checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPa
     pytest.importorskip(
         "tensorrt_rtx", reason="TensorRT-RTX is not installed: pip install 'albert-deploy[rtx]'"
     )
-    from albert_deploy.export.build_step import BuildConfig, build
+    from albert_deploy.export.engine.step import BuildConfig, build
     from albert_deploy.export.step import ExportConfig, export
-    from albert_deploy.runtime.shapes import parse_profiles
+    from albert_deploy.runtime.trt.profiles import parse_profiles
 
     out = tmp_path_factory.mktemp("engines") / "deployment"
     export(str(make_checkpoint()), ExportConfig(), out=out)

@@ -10,10 +10,10 @@ import numpy as np
 
 from albert_deploy.runtime.contract import BATCH, CHOICES, SEQUENCE, TASKS
 from albert_deploy.runtime.pipeline import Model
-from albert_deploy.runtime.prepared import Facts
-from albert_deploy.runtime.tasks import load_tokenizer
+from albert_deploy.runtime.tasks.head import Facts
+from albert_deploy.runtime.tasks.tokenize import load_tokenizer
 
-SAMPLE = Path(__file__).resolve().parents[2] / "validation" / "sample" / "sst2"
+SAMPLE = Path(__file__).resolve().parents[2] / "export" / "samples" / "sst2"
 TAGS = ("O", "B-PER", "I-PER", "B-LOC")
 WIDTH = 4
 

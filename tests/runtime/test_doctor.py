@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_plans import FAULTS, MACHINES, NAME, PLAN, VERSION, card, machine
+from plan_faults import FAULTS, MACHINES, NAME, PLAN, VERSION, card, machine
 
 from albert_deploy.runtime import doctor as doctors
-from albert_deploy.runtime import gpu, plans
 from albert_deploy.runtime.doctor import NOT_HERE, REFUSED, RUNS, Diagnosis, doctor
 from albert_deploy.runtime.errors import InputError, MachineError
-from albert_deploy.runtime.gpu import Probe
-from albert_deploy.runtime.plan_machine import Here
+from albert_deploy.runtime.trt import gpu
+from albert_deploy.runtime.trt.gpu import Probe
+from albert_deploy.runtime.trt.machine import Here
 
 
 @pytest.fixture
@@ -164,10 +164,3 @@ def test_no_plan_and_no_model_is_loaded(built: Path, here: Any) -> None:
 def test_no_deployment_directory(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is not a deployment directory"):
         doctor(tmp_path)
-
-
-def test_the_folder_of_plans_is_the_builders() -> None:
-    from albert_deploy.export import engine_record
-
-    assert plans.FOLDER == engine_record.ENGINES
-    assert plans.FORMAT == engine_record.RECORD_FORMAT

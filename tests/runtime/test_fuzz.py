@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 
 from albert_deploy.export.step import ExportConfig, export
 from albert_deploy.runtime import load
-from albert_deploy.runtime.bundle_verify import BOM, LISTING, listing_bytes
+from albert_deploy.runtime.bundle import BOM, LISTING, listing_bytes
 from albert_deploy.runtime.contract import TASKS
 from albert_deploy.runtime.errors import AlbertDeployError, ContractError, InputError
 from albert_deploy.runtime.manifest import (

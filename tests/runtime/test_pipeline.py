@@ -24,11 +24,11 @@ from tokenizers import Tokenizer
 
 from albert_deploy.export.step import ExportConfig, export
 from albert_deploy.runtime import load
-from albert_deploy.runtime.answer_options import Options
 from albert_deploy.runtime.errors import InputError
 from albert_deploy.runtime.manifest import read_manifest, write_manifest
-from albert_deploy.runtime.reading import _answers
-from albert_deploy.runtime.tasks import windows
+from albert_deploy.runtime.options import Options
+from albert_deploy.runtime.tasks.question_answering import _answers
+from albert_deploy.runtime.tasks.tokenize import windows
 
 TEXTS = ("the film was long", "a warm river, who is it?", "What IS the film é", "x", "the the")
 
@@ -229,8 +229,8 @@ def test_answers_are_widened_to_words_and_equal_ones_add_up(tiny_tokenizer: Toke
 
 @pytest.mark.slow
 def test_samples_answer_as_transformers_does(tmp_path: Path) -> None:
-    from albert_deploy.validation.datasets import read_dataset
-    from albert_deploy.validation.sample import SAMPLES
+    from albert_deploy.export.samples import SAMPLES
+    from albert_deploy.validation.data.datasets import read_dataset
 
     sample = SAMPLES["sample-sst2"]
     export(str(sample.checkpoint), ExportConfig(), out=tmp_path / "out")
@@ -244,7 +244,7 @@ def test_samples_answer_as_transformers_does(tmp_path: Path) -> None:
 def test_sentencepiece_tokens_are_written_as_transformers_does(
     make_checkpoint: Callable[..., Path], tmp_path: Path, task: str
 ) -> None:
-    from albert_deploy.validation.sample import SAMPLES
+    from albert_deploy.export.samples import SAMPLES
 
     checkpoint = make_checkpoint(task, vocab_size=2000, tokenizer=False)
     for name in ("tokenizer.json", "tokenizer_config.json"):

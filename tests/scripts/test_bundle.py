@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from albert_deploy.export import onnx_file
+from albert_deploy.export.graph import file as onnx_file
 from albert_deploy.runtime import load
-from albert_deploy.runtime.bundle_verify import BOM, CARD, LISTING, check_bundle
+from albert_deploy.runtime.bundle import BOM, CARD, LISTING, check_bundle
+from albert_deploy.runtime.engines.table import open_session
 from albert_deploy.runtime.errors import (
     AccuracyError,
     ContractError,
@@ -29,7 +30,6 @@ from albert_deploy.runtime.manifest import (
     write_json,
     write_manifest,
 )
-from albert_deploy.runtime.session import open_session
 from albert_deploy.scripts import bundle_card, cli
 from albert_deploy.scripts.bundle import FORMATS, BundleConfig, bundle
 from albert_deploy.scripts.bundle_choice import EPOCH_VARIABLE, REPORT

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from albert_deploy.runtime.bundle_verify import LISTING, SIGNATURE, check_bundle, listing_bytes
+from albert_deploy.runtime.bundle import LISTING, SIGNATURE, check_bundle, listing_bytes
 from albert_deploy.runtime.errors import ContractError, InputError, MachineError
 from albert_deploy.runtime.manifest import file_record
 from albert_deploy.scripts import bundle_sign

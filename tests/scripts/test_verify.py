@@ -15,8 +15,8 @@ from typing import Any
 import onnx
 import pytest
 
-from albert_deploy.runtime import bundle_verify
-from albert_deploy.runtime.bundle_verify import (
+from albert_deploy.runtime import bundle as bundle_verify
+from albert_deploy.runtime.bundle import (
     BESIDE,
     BOM,
     LISTING,
@@ -26,9 +26,9 @@ from albert_deploy.runtime.bundle_verify import (
     listing_bytes,
     read_listing,
 )
+from albert_deploy.runtime.engines.external_data import external_files
 from albert_deploy.runtime.errors import ContractError, InputError
 from albert_deploy.runtime.manifest import MANIFEST_NAME, file_record, sha256_of
-from albert_deploy.runtime.onnx_locations import external_files
 from albert_deploy.scripts.bundle import BundleConfig, bundle
 
 BANNED = {"pickle", "dill", "cloudpickle", "marshal", "shelve", "joblib", "subprocess"}
@@ -386,7 +386,7 @@ def test_names_of_weights_are_found_wherever_they_lie(
 
 def test_every_place_of_a_tensor_in_the_standard_is_known() -> None:
     """The table is held against the descriptors of the onnx package."""
-    from albert_deploy.runtime.onnx_locations import _FIELDS
+    from albert_deploy.runtime.engines.external_data import _FIELDS
 
     names = {
         "ModelProto": "model",
@@ -432,7 +432,7 @@ def test_archives_are_unpacked_only_where_all_is_good(cli: Any, made: Path, tmp_
 def test_the_check_needs_neither_numpy_nor_an_engine(made: Path) -> None:
     code = (
         "import sys; from pathlib import Path;"
-        "from albert_deploy.runtime.bundle_verify import check_bundle;"
+        "from albert_deploy.runtime.bundle import check_bundle;"
         f"check_bundle(Path({str(made)!r}));"
         "print(sorted({'numpy', 'onnx', 'torch', 'transformers', 'onnxruntime', 'click'}"
         " & set(sys.modules)))"

@@ -88,7 +88,7 @@ def server(start: Callable[..., Any], bundled: Path) -> Iterator[Running]:
 
 @pytest.fixture(scope="session")
 def texts() -> list[str]:
-    from albert_deploy.validation.rows import shipped_texts
+    from albert_deploy.validation.data.datasets import shipped_texts
 
     return [example.text for example in shipped_texts("text-classification", TEXTS)]
 

@@ -74,7 +74,7 @@ def test_the_network_of_an_ensemble_takes_tokens_by_itself(
 ) -> None:
     import numpy as np
 
-    from albert_deploy.runtime.session import open_session
+    from albert_deploy.runtime.engines.table import open_session
 
     rng = np.random.default_rng(0)
     feeds = {

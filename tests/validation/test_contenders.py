@@ -98,7 +98,7 @@ def test_an_engine_that_is_not_installed_is_left_out(
 def test_a_processor_without_bf16_leaves_it_out(
     directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("albert_deploy.runtime.ov.precisions", lambda: ("f32",))
+    monkeypatch.setattr("albert_deploy.runtime.engines.ov.precisions", lambda: ("f32",))
     run, remarks = found(directory, tmp_path, "fp32")
     assert run == ["fp32@ort", "fp32@openvino"]
     assert remarks == ["fp32, OpenVINO bf16: left out, this processor has no bf16"]
@@ -158,7 +158,7 @@ def test_what_nncf_cannot_do_is_a_reason(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_torch_compile_gives_what_eager_gives(directory: Path) -> None:
-    from albert_deploy.validation.reference import open_reference
+    from albert_deploy.validation.evaluate.reference import open_reference
 
     manifest = read_manifest(directory)
     feeds = random_row(manifest, 8, seed=0)

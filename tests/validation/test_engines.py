@@ -12,11 +12,11 @@ import pytest
 from albert_deploy.runtime.errors import ContractError
 from albert_deploy.runtime.manifest import file_record, read_manifest, write_json, write_manifest
 from albert_deploy.validation.engines import engine_entries
-from albert_deploy.validation.gate import raise_for_verdict
+from albert_deploy.validation.gate.gate import raise_for_verdict
+from albert_deploy.validation.gate.verdicts import all_checks
 from albert_deploy.validation.html_report import render_html
 from albert_deploy.validation.junit import junit
 from albert_deploy.validation.summary import summary
-from albert_deploy.validation.verdicts import all_checks
 
 NAME, PLAN, RECORD = "sm89-fp16", "engines/sm89-fp16.plan", "engines/sm89-fp16.json"
 ONNX = "onnx/model_fp16.onnx"
@@ -114,10 +114,10 @@ def test_a_validation_reports_the_engines_of_its_directory(
     assert_documented: Callable[[dict[str, Any]], None],
 ) -> None:
     pytest.importorskip("tensorrt_rtx", reason="needs: pip install 'albert-deploy[rtx]'")
-    from albert_deploy.export.build_step import BuildConfig, build
+    from albert_deploy.export.engine.step import BuildConfig, build
     from albert_deploy.export.step import ExportConfig, export
-    from albert_deploy.runtime.shapes import Profile
-    from albert_deploy.validation.evaluate import EvaluateConfig
+    from albert_deploy.runtime.trt.profiles import Profile
+    from albert_deploy.validation.evaluate.evaluate import EvaluateConfig
     from albert_deploy.validation.step import ValidateConfig, validate
 
     out = tmp_path / "out"

@@ -15,12 +15,13 @@ import pytest
 from albert_deploy.export.step import ExportConfig, export
 from albert_deploy.quantize.step import QuantizeConfig, quantize
 from albert_deploy.runtime.contract import TASKS
+from albert_deploy.runtime.engines.table import open_session
 from albert_deploy.runtime.errors import InputError
 from albert_deploy.runtime.manifest import read_manifest
-from albert_deploy.runtime.session import Session, open_session
-from albert_deploy.runtime.tasks import load_tokenizer
-from albert_deploy.validation.batches import BatchConfig
-from albert_deploy.validation.evaluate import (
+from albert_deploy.runtime.session import Session
+from albert_deploy.runtime.tasks.tokenize import load_tokenizer
+from albert_deploy.validation.evaluate.batches import BatchConfig
+from albert_deploy.validation.evaluate.evaluate import (
     SOURCE,
     EvaluateConfig,
     Evidence,
@@ -28,8 +29,8 @@ from albert_deploy.validation.evaluate import (
     decisions,
     evaluate,
 )
-from albert_deploy.validation.predictions import read_predictions
-from albert_deploy.validation.reference import open_reference
+from albert_deploy.validation.evaluate.predictions import read_predictions
+from albert_deploy.validation.evaluate.reference import open_reference
 
 TEXTS = ("the film was long", "a warm river", "who was it", "what is the film", "the warm film")
 TAGS = ("O", "B-PER", "I-PER", "B-LOC")
@@ -209,7 +210,7 @@ def test_worker_processes_give_the_same_answers(
 def test_a_variant_that_a_worker_cannot_open_is_a_failure(
     deployed: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    from albert_deploy.validation.workers import Running, run_in_workers
+    from albert_deploy.validation.evaluate.workers import Running, run_in_workers
 
     directory = deployed("text-classification")
     openers: dict[str, Callable[[], Session]] = {
@@ -218,7 +219,8 @@ def test_a_variant_that_a_worker_cannot_open_is_a_failure(
     }
     how = Running(batch=BatchConfig(), timeout_s=60, vocabulary=(), labelled=True)
     assert list(run_in_workers(openers, [], how, workers=1)) == []
-    from albert_deploy.validation.rows import RowsConfig, prepared, shipped_texts
+    from albert_deploy.validation.data.datasets import shipped_texts
+    from albert_deploy.validation.data.rows import RowsConfig, prepared
 
     texts = shipped_texts("text-classification", 2)
     contract = read_manifest(directory)["contract"]

@@ -14,12 +14,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from albert_deploy.export.build_step import BuildConfig, build
+from albert_deploy.export.engine.step import BuildConfig, build
+from albert_deploy.export.samples import SAMPLES
 from albert_deploy.export.step import ExportConfig, export
 from albert_deploy.quantize.step import QuantizeConfig, quantize
 from albert_deploy.runtime.contract import VARIANTS
+from albert_deploy.runtime.engines.table import open_session
 from albert_deploy.runtime.errors import InputError, MachineError
-from albert_deploy.runtime.session import open_session
 from albert_deploy.validation import gpu_contenders, gpu_machine, gpu_peaks
 from albert_deploy.validation.gpu_contenders import (
     CHECKPOINT,
@@ -47,7 +48,6 @@ from albert_deploy.validation.gpu_shape import random_batch
 from albert_deploy.validation.gpu_sources import distribution
 from albert_deploy.validation.gpu_turns import Device, open_runner, relative_error
 from albert_deploy.validation.operations import operations
-from albert_deploy.validation.sample import SAMPLES
 from albert_deploy.validation.workload import random_row
 
 CONFIG = ModelConfig(batches=(1, 4), lengths=(8, 16, 256), device="cpu")

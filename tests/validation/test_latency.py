@@ -9,9 +9,9 @@ from click.testing import CliRunner
 
 from albert_deploy.export.step import ExportConfig, export
 from albert_deploy.quantize.step import QuantizeConfig, quantize
+from albert_deploy.runtime.engines.table import choose_engine
 from albert_deploy.runtime.errors import ContractError, InputError
 from albert_deploy.runtime.manifest import is_intact, read_manifest, write_manifest
-from albert_deploy.runtime.session import choose_engine
 from albert_deploy.scripts import bench as command
 from albert_deploy.scripts.bench import bench_directory, bench_random, random_checkpoint
 from albert_deploy.scripts.cli.main import cli

@@ -10,16 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from albert_deploy.validation.evidence import Evidence
-from albert_deploy.validation.examples import (
-    ChoiceRow,
-    ClassificationRow,
-    QuestionRow,
-    TokensRow,
-)
-from albert_deploy.validation.predictions import write_predictions
+from albert_deploy.validation.data.rows import ChoiceRow, ClassificationRow, QuestionRow, TokensRow
+from albert_deploy.validation.evaluate.evidence import Evidence
+from albert_deploy.validation.evaluate.predictions import write_predictions
+from albert_deploy.validation.evaluate.workers import SOURCE
 from albert_deploy.validation.record import chosen, flipped, label_of, text_of, worst_rows
-from albert_deploy.validation.workers import SOURCE
 
 ROWS = [ClassificationRow(id=str(i), text=f"text {i}", pair=None, label=1) for i in range(4)]
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from albert_deploy.runtime.errors import InputError
-from albert_deploy.validation.evaluate import Evidence
+from albert_deploy.validation.evaluate.evaluate import Evidence
 from albert_deploy.validation.report import (
     FILES,
     REPORTS,

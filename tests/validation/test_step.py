@@ -13,6 +13,7 @@ import pytest
 
 from albert_deploy.export.step import ExportConfig, export
 from albert_deploy.quantize.step import QuantizeConfig, quantize
+from albert_deploy.runtime.engines.table import ENGINES
 from albert_deploy.runtime.errors import InputError, MachineError
 from albert_deploy.runtime.manifest import (
     is_intact,
@@ -20,11 +21,10 @@ from albert_deploy.runtime.manifest import (
     sha256_of,
     write_manifest,
 )
-from albert_deploy.runtime.session import ENGINES
 from albert_deploy.validation import collect
-from albert_deploy.validation.attribution import open_variant
-from albert_deploy.validation.datasets import data_file
-from albert_deploy.validation.evaluate import EvaluateConfig
+from albert_deploy.validation.data.datasets import data_file
+from albert_deploy.validation.evaluate.evaluate import EvaluateConfig
+from albert_deploy.validation.parity.stages import open_variant
 from albert_deploy.validation.report import REPORTS
 from albert_deploy.validation.step import ValidateConfig, validate
 

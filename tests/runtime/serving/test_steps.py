@@ -24,13 +24,13 @@ from serving_requests import (
 
 from albert_deploy.runtime import load
 from albert_deploy.runtime.contract import CHOICES, TASKS
+from albert_deploy.runtime.engines.table import open_session
 from albert_deploy.runtime.errors import ContractError, InputError
 from albert_deploy.runtime.manifest import read_manifest
 from albert_deploy.runtime.pipeline import Model, read_facts
 from albert_deploy.runtime.serving.settings import Settings
 from albert_deploy.runtime.serving.steps import answer_requests, answers_from, tokens_of
 from albert_deploy.runtime.serving.wire import Array, Request
-from albert_deploy.runtime.session import open_session
 
 SETTINGS = Settings(directory=Path())
 BUCKETS = replace(SETTINGS, lengths=(16, 32, 64))

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from serving_requests import ASKED, request, tensor
 
-from albert_deploy.runtime.answer_options import TAKES, Options, options_for
 from albert_deploy.runtime.errors import InputError
+from albert_deploy.runtime.options import TAKES, Options, options_for
 from albert_deploy.runtime.serving.settings import Settings
 from albert_deploy.runtime.serving.wire import (
     Request,

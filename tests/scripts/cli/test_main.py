@@ -33,7 +33,7 @@ def test_opening_a_session_needs_no_torch(make_checkpoint, tmp_path: Path) -> No
     statement = (
         "from pathlib import Path\n"
         "from albert_deploy.runtime.session import open_session\n"
-        "from albert_deploy.runtime.tasks import encode, load_tokenizer\n"
+        "from albert_deploy.runtime.tasks.tokenize import encode, load_tokenizer\n"
         f"out = Path({str(tmp_path / 'out')!r})\n"
         "feeds = encode(load_tokenizer(out), 'a warm film', max_length=64)\n"
         "assert open_session(out).run(feeds)['logits'].shape == (1, 2)"

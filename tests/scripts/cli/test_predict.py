@@ -14,7 +14,7 @@ import pytest
 
 from albert_deploy.export.step import ExportConfig, export
 from albert_deploy.runtime import load
-from albert_deploy.runtime.answer_options import AGGREGATIONS
+from albert_deploy.runtime.options import AGGREGATIONS
 from albert_deploy.scripts.cli.predict import MOST_BYTES, read_lines
 
 TEXTS = ("the film was long", "a warm river", "what is it?")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from albert_deploy.runtime.tasks import load_tokenizer, windows
+from albert_deploy.runtime.tasks.tokenize import load_tokenizer, windows
 from albert_deploy.scripts.samples import reviews, training
 from albert_deploy.scripts.samples import train as command
 from albert_deploy.scripts.samples.paragraphs import (
@@ -20,9 +20,9 @@ from albert_deploy.scripts.samples.paragraphs import (
 from albert_deploy.scripts.samples.reviews import Draw, clause, generate_reviews, unmarked
 from albert_deploy.scripts.samples.training import Recipe, graded_batches
 from albert_deploy.scripts.samples.vocabulary import SPECIALS
-from albert_deploy.validation.datasets import read_dataset
+from albert_deploy.validation.data.datasets import read_dataset
 
-SAMPLE = Path(__file__).parents[3] / "validation" / "sample"
+SAMPLE = Path(__file__).parents[3] / "export" / "samples"
 LIMIT = 4 * 2**20
 
 

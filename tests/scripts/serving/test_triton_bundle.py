@@ -12,14 +12,7 @@ import pytest
 from served_directories import add_plan, configs_of
 
 from albert_deploy.runtime import load
-from albert_deploy.runtime.bundle_verify import (
-    BOM,
-    CARD,
-    LISTING,
-    SIGNATURE,
-    check_bundle,
-    listing_bytes,
-)
+from albert_deploy.runtime.bundle import BOM, CARD, LISTING, SIGNATURE, check_bundle, listing_bytes
 from albert_deploy.runtime.errors import ContractError, InputError
 from albert_deploy.runtime.manifest import file_record, read_manifest, write_json, write_manifest
 from albert_deploy.scripts.bundle import BundleConfig, bundle

@@ -1,0 +1,1 @@
+"""Texts to ranges; imports ``validation.data``, ``export.graph`` and ``runtime``."""

@@ -1,0 +1,4 @@
+"""One file a scheme or pass.
+
+Imports ``quantize.calibration``, ``validation``, ``export.graph`` and ``runtime``.
+"""

@@ -1,0 +1,1 @@
+"""Which uses stay in higher precision; imports ``quantize.schemes`` and ``validation``."""

@@ -1,0 +1,251 @@
+"""Accuracy-aware search: the fewest products to keep real so that a variant holds its gate.
+
+The stored weights stay quantized and shared; what is kept is a (weight, use) pair, or one of
+attention's own products, whose activation is not rounded at that use. Judged is agreement with
+the fp32 file on calibration texts that are held out from calibration: never the gate's own data.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from albert_deploy.quantize.calibration.texts import Texts, sampled
+from albert_deploy.quantize.schemes.static import StaticConfig, quantized_points
+from albert_deploy.quantize.search.outcome import (
+    choose,
+    latencies,
+    message_of,
+    pareto_front,
+    sensitivities,
+)
+from albert_deploy.quantize.search.report import files_of, write_search
+from albert_deploy.quantize.search.strategy import Asks, strategy
+from albert_deploy.quantize.search.trials import (
+    Key,
+    SearchConfig,
+    Trial,
+    TrialLog,
+    Trials,
+    digest_of,
+)
+from albert_deploy.runtime.contract import TASKS, VARIANTS
+from albert_deploy.runtime.engines.table import choose_engine
+from albert_deploy.runtime.errors import InputError
+from albert_deploy.runtime.manifest import check_file, file_record, read_manifest, write_manifest
+
+# Texts that agreement and ranges need at least, each.
+LEAST_ROWS = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchResult:
+    """What was found.
+
+    Attributes:
+        held: Whether ``chosen`` passes the gate.
+        message: One line about it; where it does not hold, what was wanted and what to do.
+        keep: For ``StaticConfig.keep``: labels in the order of execution.
+        kept_weight_uses: How many of them are uses of a weight.
+        weight_uses: Uses of weights in the encoder's iterations, all together.
+        plain: The variant that keeps nothing.
+        chosen: The smallest that holds, or else the best one found.
+        trials: All, in the order in which they were asked for.
+        pareto: Rows of the Pareto table.
+        files: What was written, as paths in the deployment directory; they are in its manifest.
+    """
+
+    held: bool
+    message: str
+    keep: tuple[str, ...]
+    kept_weight_uses: int
+    weight_uses: int
+    plain: Trial
+    chosen: Trial
+    trials: tuple[Trial, ...]
+    pareto: list[dict[str, Any]]
+    files: tuple[str, ...]
+
+
+def search(
+    directory: Path,
+    config: SearchConfig,
+    texts: Texts,
+    static: StaticConfig,
+    *,
+    note: Callable[[str], None] = lambda _: None,
+) -> SearchResult:
+    """Search and write the log, the Pareto table and the picture into a deployment directory.
+
+    Args:
+        directory: Deployment directory with the fp32 file.
+        config: Gate and budget.
+        texts: Calibration texts, of which a part is held out.
+        static: The variant's options; what it keeps already is kept in all trials.
+        note: Called with a line about each stage.
+
+    Returns:
+        The result. Its files are entered in the manifest on disk: a caller that holds one in
+        memory enters ``files`` there too. A gate that is not held is no error here.
+
+    Raises:
+        InputError: Too few texts, nothing to keep, or a label or variant that is not there.
+        ContractError: The fp32 file is not the one that the manifest records.
+        MachineError: No engine for the variant is installed.
+    """
+    from albert_deploy.export.graph.file import load
+    from albert_deploy.validation.evaluate.evaluate import decisions
+
+    manifest = read_manifest(directory)
+    source = check_file(directory, manifest, VARIANTS["fp32"].file)
+    rows, rest = _split(texts, config)
+    graph = load(source)
+    points = quantized_points(graph, static)
+    everything = quantized_points(graph, replace(static, keep=()))
+    del graph
+    if not points:
+        raise InputError("no product is quantized, so there is nothing to search for; keep fewer")
+    kinds = {
+        o.name_in(manifest["contract"]["family"]): o.argmax_axis is not None
+        for o in TASKS[manifest["task"]].outputs
+    }
+    decide = decisions(manifest["contract"], kinds)
+    if config.min_sqnr_db is None and not any(decide.values()):
+        raise InputError("no output is a decision, so none can agree; set min_sqnr_db")
+    engines = choose_engine(manifest, "fp32"), choose_engine(manifest, config.variant)
+    reference = engines[0] if engines[0] in VARIANTS[config.variant].engines else engines[1]
+    most = int(config.most_kept * len(points))
+    files = files_of(config.variant)
+    # Out of the manifest while it changes: a killed search must not look like a changed file.
+    for name in files:
+        manifest["files"].pop(name, None)
+    write_manifest(directory, manifest)
+    header = {
+        "source_sha256": manifest["files"][VARIANTS["fp32"].file]["sha256"],
+        "variant": config.variant,
+        "engines": [reference, engines[1]],
+        "options": asdict(static),
+        "texts": dict(texts.origin),
+        "held_out_sha256": digest_of(rows),
+        "calibrated_sha256": digest_of(rest.rows),
+    }
+    labels = [p.label for p in points]
+    log = TrialLog(directory / files[0], header, labels)
+    note(
+        f"{config.variant}: searching {len(points)} products, at most {config.budget} trials on "
+        f"{len(rows)} texts, {len(log.known)} in the log"
+    )
+    with tempfile.TemporaryDirectory(prefix="albert-deploy-") as work:
+        trials = Trials(
+            source,
+            static,
+            variant=config.variant,
+            engine=engines[0],
+            texts=rest,
+            rows=rows,
+            decide=decide,
+            work=Path(work),
+        )
+        asks = strategy(points, config.holds, most)
+        done = _run(asks, trials, log, (reference, engines[1]), config)
+        candidates = [t for t in done if t.engine == engines[1] and len(t.kept) <= most]
+        chosen = choose(candidates, config)
+        front = pareto_front(candidates, chosen, config)
+        tokens, times = latencies(trials, front, config)
+    keep = tuple(p.label for p in everything if p.label in chosen.kept or p.label in static.keep)
+    weighted = {p.label for p in everything if p.weight}
+    pareto = [
+        {
+            "kept": len(trial.kept),
+            "weight_uses_kept": len(trial.kept & weighted),
+            "sqnr_db": trial.sqnr_db,
+            "agreement": trial.agreement,
+            "bytes": trial.size_bytes,
+            "latency_ms": latency,
+            "holds": config.holds(trial),
+            "chosen": trial is chosen,
+        }
+        for trial, latency in zip(front, times, strict=True)
+    ]
+    held = config.holds(chosen)
+    message = message_of(config, done, chosen, len(points), most)
+    report = {
+        "variant": config.variant,
+        "engine": engines[1],
+        "sensitivity_engine": reference,
+        "held": held,
+        "message": message,
+        "gate": {k: getattr(config, k) for k in ("min_agreement", "min_sqnr_db", "most_kept")},
+        "budget": config.budget,
+        "texts": {**header["texts"], "held_out": len(rows), "calibrated": len(rest.rows)},
+        "keep": list(keep),
+        "products": len(points),
+        "kept_weight_uses": len(set(keep) & weighted),
+        "weight_uses": len(weighted),
+        "latency": {"tokens": tokens, "threads": 1, "rounds": config.rounds},
+        "pareto": pareto,
+        "sensitivity": sensitivities(points, done, reference),
+        "trials": [trial.to_json(labels) for trial in done],
+    }
+    write_search(directory, report)
+    manifest["files"] |= {name: file_record(directory / name) for name in files}
+    write_manifest(directory, manifest)
+    note(message)
+    return SearchResult(
+        held=held,
+        message=message,
+        keep=keep,
+        kept_weight_uses=len(set(keep) & weighted),
+        weight_uses=len(weighted),
+        plain=done[0],
+        chosen=chosen,
+        trials=tuple(done),
+        pareto=pareto,
+        files=files,
+    )
+
+
+def _run(
+    asks: Asks, trials: Trials, log: TrialLog, engines: tuple[str, str], config: SearchConfig
+) -> list[Trial]:
+    """Answer a strategy until it ends or the budget does; a set asked for again costs nothing."""
+    done: dict[Key, Trial] = {}
+    reference, target = engines
+    with (
+        tqdm(total=config.budget, desc="search", unit="trial", disable=None, leave=False) as bar,
+        contextlib.suppress(StopIteration),
+    ):
+        ask = next(asks)
+        while True:
+            engine = reference if ask.alone else target
+            key = (engine, ask.kept)
+            if key not in done:
+                if len(done) == config.budget:
+                    break
+                found = log.known.get(key)
+                done[key] = found or log.add(trials.run(ask.step, ask.kept, engine))
+                bar.set_postfix_str(f"{done[key].sqnr_db:.1f} dB, {len(ask.kept)} kept")
+                bar.update()
+            ask = asks.send(done[key])
+    return list(done.values())
+
+
+def _split(texts: Texts, config: SearchConfig) -> tuple[list[Any], Texts]:
+    """Return the rows to measure on, and the others as texts of their own."""
+    count = len(texts.rows)
+    wanted = max(LEAST_ROWS, round(count * config.held_out))
+    if count - wanted < LEAST_ROWS:
+        raise InputError(
+            f"got {count} calibration texts; the search measures on {wanted} and calibrates on "
+            f"the others, {LEAST_ROWS} at least: give more with --calibration and --samples"
+        )
+    held = set(sampled(count, wanted, config.seed))
+    rows = [row for i, row in enumerate(texts.rows) if i in held]
+    rest = tuple(row for i, row in enumerate(texts.rows) if i not in held)
+    return rows, Texts(rows=rest, origin=texts.origin)

@@ -1,0 +1,159 @@
+"""Masked words: logits over the vocabulary to the likeliest tokens, as transformers gives them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from albert_deploy.runtime.errors import InputError
+from albert_deploy.runtime.options import Options
+from albert_deploy.runtime.session import Feeds, Outputs
+from albert_deploy.runtime.tasks.head import Facts, Prepared, softmax
+from albert_deploy.runtime.tasks.tokenize import encode
+
+_TOP = 5
+# Family -> what class 0 and class 1 of the second output say of the two segments.
+_ORDER = {"albert": ("in order", "swapped"), "bert": ("next", "random")}
+
+
+def prepare_masked(facts: Facts, item: dict[str, Any], options: Options, row: str) -> Prepared:
+    """Tokenize one text with masks.
+
+    The answer to one mask is a list of ``score``, ``token``, ``token_str`` and ``sequence``, the
+    likeliest first; to several masks a list of such lists.
+
+    Raises:
+        InputError: No mask, too long a text that may not be cut, or one that cannot be tokenized;
+            a target is not in the vocabulary.
+    """
+    wanted = _targets(facts, options)
+    feeds, places = _encode(facts, item, options, row)
+    if not len(places):
+        raise InputError(f"{row} has no mask; write {_mask(facts)} where a word is to be found")
+
+    def answer(rows: list[Outputs]) -> Any:
+        found = _fill(facts, options, wanted, feeds, places, rows[0][facts.outputs[0]])
+        return found[0] if len(found) == 1 else found
+
+    return Prepared(rows=[feeds], answer=answer, keep=lambda o, _: _at(o, facts.outputs[0], places))
+
+
+def prepare_pretraining(facts: Facts, item: dict[str, Any], options: Options, row: str) -> Prepared:
+    """Tokenize one text, or two segments, for both heads of pretraining.
+
+    The answer has ``predictions``, for each mask a list as of ``prepare_masked``, and
+    ``sentence_order`` with ``label`` (``in order`` or ``swapped``; of BERT, which was trained on
+    another question, ``next`` or ``random``), its ``score``, and ``scores`` of both labels.
+
+    Raises:
+        InputError: The text is too long and may not be cut, or cannot be tokenized; a target is
+            not in the vocabulary.
+    """
+    wanted = _targets(facts, options)
+    feeds, places = _encode(facts, item, options, row)
+    words, order = facts.outputs
+
+    def answer(rows: list[Outputs]) -> dict[str, Any]:
+        scores = softmax(rows[0][order]).tolist()
+        best = int(np.argmax(scores))
+        return {
+            "predictions": _fill(facts, options, wanted, feeds, places, rows[0][words]),
+            "sentence_order": {
+                "label": _ORDER[facts.family][best],
+                "score": scores[best],
+                "scores": scores,
+            },
+        }
+
+    return Prepared(
+        rows=[feeds],
+        answer=answer,
+        keep=lambda outputs, _: _at(outputs, words, places) | {order: outputs[order].copy()},
+    )
+
+
+def _encode(
+    facts: Facts, item: dict[str, Any], options: Options, row: str
+) -> tuple[Feeds, npt.NDArray[np.int64]]:
+    limit = min(options.max_length or facts.max_length, facts.max_length)
+    feeds = encode(
+        facts.tokenizer,
+        item["text"],
+        item.get("text_pair"),
+        max_length=limit,
+        truncate=options.truncation,
+        row=row,
+    )
+    mask = facts.mask_id
+    found = np.flatnonzero(feeds["input_ids"][0] == mask) if mask is not None else np.array([], int)
+    return feeds, found
+
+
+def _at(outputs: Outputs, name: str, places: npt.NDArray[np.int64]) -> Outputs:
+    """Keep the logits of the masks alone: those of every token take 1 MB for ten of them."""
+    return {name: outputs[name][places]}
+
+
+def _mask(facts: Facts) -> str:
+    mask = facts.mask_id
+    if mask is None:
+        raise InputError("the tokenizer has no mask; use the one that the model was trained with")
+    return str(facts.tokenizer.id_to_token(mask))
+
+
+def _targets(facts: Facts, options: Options) -> npt.NDArray[np.int64] | None:
+    """Return the token ids of the words that may stand for a mask; None where all may."""
+    if options.targets is None:
+        return None
+    return np.unique(np.array([_token_id(facts, word) for word in options.targets], np.int64))
+
+
+def _token_id(facts: Facts, word: str) -> int:
+    """Return the id of an entry of the vocabulary, or of a text that is one token."""
+    try:
+        if (found := facts.tokenizer.token_to_id(word)) is not None:
+            return int(found)
+        encoding = facts.tokenizer.encode(word, add_special_tokens=False)
+    except Exception as error:  # lone surrogates; an unknown piece where <unk> is not set
+        raise InputError(f"cannot tokenize target {word!r}: {error}; give another") from error
+    if len(encoding.ids) == 1 and encoding.ids[0] != facts.unknown_id:
+        return int(encoding.ids[0])
+    pieces = " ".join(encoding.tokens) or "nothing"
+    raise InputError(
+        f"target {word!r} is no token of the vocabulary (it makes: {pieces}) and a mask stands for "
+        "one token; give one that is"
+    )
+
+
+def _fill(
+    facts: Facts,
+    options: Options,
+    wanted: npt.NDArray[np.int64] | None,
+    feeds: Feeds,
+    places: npt.NDArray[np.int64],
+    logits: npt.NDArray[Any],
+) -> list[list[dict[str, Any]]]:
+    """Return the likeliest tokens of each mask, of those wanted; logits are [masks, vocabulary]."""
+    filled = []
+    for place, scores in zip(places, softmax(logits), strict=True):
+        known = np.arange(len(scores)) if wanted is None else wanted
+        ranked = known[np.argsort(-scores[known], kind="stable")]
+        best = ranked[: options.count(_TOP, len(ranked))]
+        row = []
+        for token in best.tolist():
+            ids = feeds["input_ids"][0].copy()
+            ids[place] = token
+            ids = ids[ids != facts.pad_id]
+            row.append(
+                {
+                    "score": float(scores[token]),
+                    "token": token,
+                    "token_str": facts.decode([token]),
+                    # Of several masks the others would go with the special tokens.
+                    "sequence": facts.decode(ids.tolist(), skip_special=len(places) == 1),
+                }
+            )
+        filled.append(row)
+    return filled

@@ -1,0 +1,1 @@
+"""TensorRT plans: recorded, checked, loaded, run; imports ``runtime``'s ground alone."""

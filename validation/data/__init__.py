@@ -1,0 +1,1 @@
+"""Data sets: found, read, tokenized to rows; imports ``runtime`` and ``export.samples``."""

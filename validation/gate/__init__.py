@@ -1,0 +1,4 @@
+"""Policy, checks, verdicts, and the test of the gate itself.
+
+Imports ``validation.evaluate`` and below.
+"""

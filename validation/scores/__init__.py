@@ -1,0 +1,1 @@
+"""Predictions to scores with intervals; imports ``validation.data`` and ``runtime``."""
