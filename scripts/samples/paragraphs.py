@@ -34,22 +34,12 @@ class Domain:
     relations: Sequence[Relation]
 
 
+_TABLE: Final = read_table("facts")
 DOMAINS: Final = tuple(
     Domain(**domain | {"relations": [Relation(**one) for one in domain["relations"]]})
-    for domain in read_table("facts")["domain"]
+    for domain in _TABLE["domain"]
 )
-ASIDES: Final = (
-    "A railway reached the district in {year}",
-    "The records of those years are incomplete",
-    "The papers of {person} describe the matter at length",
-    "A plaque in {place} recalls this",
-    "Little else is certain",
-    "Some historians, among them {person}, disagree",
-    "A second account, printed in {year}, gives other details",
-    "The archive in {place} burned down in {year}",
-    "Visitors often ask about it",
-    "Nothing of the kind is known from {place}",
-)
+ASIDES: Final[list[str]] = _TABLE["asides"]
 FEWEST_WORDS: Final = 25
 DEV_QUESTIONS: Final = 600
 TRAIN_QUESTIONS: Final = 24_000

@@ -21,7 +21,8 @@ def _loaded_after(statement: str) -> set[str]:
 
 
 def test_the_runtime_imports_neither_torch_nor_transformers() -> None:
-    names = ["contract", "directory", "errors", "manifest", "measure", "ort", "session", "tasks"]
+    names = ["contract", "directory", "errors", "manifest", "measure", "session"]
+    names += ["engines.ort", "engines.table", "tasks.answers", "tasks.tokenize"]
     imports = "; ".join(f"import albert_deploy.runtime.{name}" for name in names)
     assert not _loaded_after(imports) & {*HEAVY}
 
@@ -32,7 +33,7 @@ def test_opening_a_session_needs_no_torch(make_checkpoint, tmp_path: Path) -> No
     export(str(make_checkpoint()), ExportConfig(), out=tmp_path / "out")
     statement = (
         "from pathlib import Path\n"
-        "from albert_deploy.runtime.session import open_session\n"
+        "from albert_deploy.runtime.engines.table import open_session\n"
         "from albert_deploy.runtime.tasks.tokenize import encode, load_tokenizer\n"
         f"out = Path({str(tmp_path / 'out')!r})\n"
         "feeds = encode(load_tokenizer(out), 'a warm film', max_length=64)\n"
