@@ -28,8 +28,8 @@ def opt(default: Any, text: str, metavar: str | None = None, **settings: Any) ->
         default: Of the field and of the option.
         text: Help.
         metavar: What the help calls the value; by default its type.
-        settings: More of what ``click.option`` takes; ``flag`` is the option's name where it is
-            not the field's.
+        settings: More of what ``click.option`` takes; ``flag`` is the option's name, or its
+            names, where it is not the field's.
     """
     return field(default=default, metadata={"help": text, "metavar": metavar, **settings})
 
@@ -73,7 +73,8 @@ def _as_option(one: Field[Any], hint: Any) -> Callable[[Command], Command]:
         default = ",".join(map(str, default))
     if not settings.get("required"):
         settings["default"] = default
-    return option(flag, one.name, **settings)
+    flags = (flag,) if isinstance(flag, str) else flag
+    return option(*flags, one.name, **settings)
 
 
 def option(*names: str, **settings: Any) -> Callable[[Any], Any]:
@@ -139,18 +140,14 @@ COUNT_OR_0 = click.IntRange(min=0)
 SECONDS = click.FloatRange(min=0, min_open=True)
 
 directory = click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
-source = option(
-    "--source", default=None, help="The checkpoint; by default where it was exported from."
-)
+SOURCE = "The checkpoint; by default where it was exported from."
+source = option("--source", default=None, help=SOURCE)
 lengths = option("--lengths", default="8,32,128,384", help="Tokens of a row, separated by commas.")
-dataset = option(
-    "--dataset",
-    type=DATASET,
-    default=None,
-    metavar="NAME[=PATH]",
-    help="Labelled data in its official layout, such as sst2=FOLDER or squad_v2=FILE; a wrong "
-    "name lists all.",
+LABELLED = (
+    "Labelled data in its official layout, such as sst2=FOLDER or squad_v2=FILE; a wrong name "
+    "lists all."
 )
+dataset = option("--dataset", type=DATASET, default=None, metavar="NAME[=PATH]", help=LABELLED)
 variants = option(
     "--variants",
     type=NAMES,

@@ -25,9 +25,24 @@ _TAGS, _QUESTIONS = "token-classification", "question-answering"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answers:
+class Prediction:
     """What is answered, and how; None leaves it to the pipeline."""
 
+    file: Path | None = opt(
+        None,
+        "Read lines from here; by default, without a TEXT, from standard input.",
+        "FILE",
+        type=click.Path(path_type=Path, allow_dash=True),
+        flag=("--file", "-f"),
+    )
+    lines: str = opt(
+        AUTO,
+        "What lines are: text, json (objects or strings), or told by the lines themselves.",
+        type=click.Choice(FORMS),
+    )
+    context: str | None = opt(None, "Where the answer of each question stands.", "TEXT")
+    variant: str = opt(AUTO, "auto: the fastest that passed its gate.")
+    engine: str = opt(AUTO, "ort, openvino, ort-cuda, trt or auto.")
     batch_size: int | None = opt(
         None,
         "Rows at a time, by default 8; with 1 each line is answered before the next is read.",
@@ -49,6 +64,12 @@ class Answers:
         type=COUNT_OR_0,
     )
     targets: str | None = opt(None, "The only words that may stand for a mask.", "WORD,WORD,…")
+    skip_bad_lines: bool = opt(False, 'Answer them with {"error": …} and go on.')
+    threads: int = opt(0, "0: one per core.", type=COUNT_OR_0)
+    trust: bool = opt(
+        False,
+        "Open a bundle that verify refuses; with --engine trt, run a plan that no manifest knows.",
+    )
 
     def settings(self, task: str, *, typed: bool) -> dict[str, Any]:
         """Name the given ones as ``Pipeline.stream`` does.
@@ -73,46 +94,8 @@ class Answers:
 @click.command()
 @options.directory
 @click.argument("texts", metavar="[TEXT]…", nargs=-1)
-@options.option(
-    "--file",
-    "-f",
-    default=None,
-    metavar="FILE",
-    type=click.Path(path_type=Path, allow_dash=True),
-    help="Read lines from here; by default, without a TEXT, from standard input.",
-)
-@options.option(
-    "--lines",
-    default=AUTO,
-    type=click.Choice(FORMS),
-    help="What lines are: text, json (objects or strings), or told by the lines themselves.",
-)
-@options.option(
-    "--context", default=None, metavar="TEXT", help="Where the answer of each question stands."
-)
-@options.option("--variant", default=AUTO, help="auto: the fastest that passed its gate.")
-@options.option("--engine", default=AUTO, help="ort, openvino, ort-cuda, trt or auto.")
-@options.takes(Answers, "answers")
-@options.option("--skip-bad-lines", is_flag=True, help='Answer them with {"error": …} and go on.')
-@options.option("--threads", default=0, type=COUNT_OR_0, help="0: one per core.")
-@options.option(
-    "--trust",
-    is_flag=True,
-    help="Open a bundle that verify refuses; with --engine trt, run a plan that no manifest knows.",
-)
-def predict(
-    directory: Path,
-    texts: tuple[str, ...],
-    file: Path | None,
-    lines: str,
-    context: str | None,
-    variant: str,
-    engine: str,
-    answers: Answers,
-    skip_bad_lines: bool,
-    threads: int,
-    trust: bool,
-) -> None:
+@options.takes(Prediction, "how")
+def predict(directory: Path, texts: tuple[str, ...], how: Prediction) -> None:
     """Answer texts with the model in DIR: each TEXT, or each line of a file or of standard input.
 
     A line is a text, or JSON: a string, or an object with text, text_pair, question, context or
@@ -120,14 +103,14 @@ def predict(
     """
     from albert_deploy.runtime.pipeline import load
 
-    if texts and file is not None:
+    if texts and how.file is not None:
         raise click.UsageError("give TEXT or --file, not both")
-    model = load(directory, variant, engine, threads, trust=trust)
-    settings = answers.settings(model.task, typed=not texts and _is_typed(file))
-    with model, _opened(texts, file) as source:
-        inputs = _arguments(texts, lines) if source is None else read_lines(source, lines)
-        noun = "text" if source is None else "line"
-        _write(model.stream(_with(inputs, context), noun=noun, skip_bad=skip_bad_lines, **settings))
+    model = load(directory, how.variant, how.engine, how.threads, trust=how.trust)
+    settings = how.settings(model.task, typed=not texts and _is_typed(how.file))
+    with model, _opened(texts, how.file) as source:
+        inputs = _arguments(texts, how.lines) if source is None else read_lines(source, how.lines)
+        noun, skip = "text" if source is None else "line", how.skip_bad_lines
+        _write(model.stream(_with(inputs, how.context), noun=noun, skip_bad=skip, **settings))
 
 
 def _is_typed(file: Path | None) -> bool:

@@ -131,41 +131,30 @@ def compare(first: Path, second: Path, allow_different_data: bool, as_json: bool
     click.echo(json.dumps(found, indent=2) if as_json else table(found))
 
 
+@dataclass(frozen=True, kw_only=True)
+class SelfTest:
+    """What the gate is tested with."""
+
+    self_test: bool = opt(
+        False,
+        "Plant known faults into copies of the variants and show which check sees them.",
+        required=True,
+    )
+    variants: tuple[str, ...] | None = opt(
+        None, "Variants, by default those that are there.", type=options.NAMES
+    )
+    source: str | None = opt(None, options.SOURCE)
+    dataset: options.Dataset | None = opt(
+        None, options.LABELLED, "NAME[=PATH]", type=options.DATASET
+    )
+    policy: Path | None = opt(None, "TOML file with the policy.", "FILE", flag="--gate")
+    rows: int = opt(200, "Rows, at most.", type=COUNT)
+
+
 @click.command()
 @options.directory
-@options.option(
-    "--self-test",
-    "self_test",
-    is_flag=True,
-    required=True,
-    help="Plant known faults into copies of the variants and show which check sees them.",
-)
-@options.option(
-    "--variants",
-    type=options.NAMES,
-    default=None,
-    help="Variants, by default those that are there.",
-)
-@options.source
-@options.dataset
-@options.option(
-    "--gate",
-    "policy",
-    type=click.Path(path_type=Path),
-    default=None,
-    metavar="FILE",
-    help="TOML file with the policy.",
-)
-@options.option("--rows", default=200, type=COUNT, help="Rows, at most.")
-def gate(
-    directory: Path,
-    self_test: bool,
-    variants: tuple[str, ...] | None,
-    source: str | None,
-    dataset: options.Dataset | None,
-    policy: Path | None,
-    rows: int,
-) -> None:
+@options.takes(SelfTest, "how")
+def gate(directory: Path, how: SelfTest) -> None:
     """Test the gate itself on DIR.
 
     A fault that no check sees ends with 6, and so does a variant that fails without one.
@@ -175,11 +164,11 @@ def gate(
     from albert_deploy.validation.gate.self_test import self_test as run
 
     config = SelfTestConfig(
-        variants=variants,
-        dataset=_data(directory, source, dataset),
-        source=source,
-        gate=policy,
-        rows=rows,
+        variants=how.variants,
+        dataset=_data(directory, how.source, how.dataset),
+        source=how.source,
+        gate=how.policy,
+        rows=how.rows,
     )
     found = run(directory, config, note=options.note)
     click.echo(self_test_table(found))
