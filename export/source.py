@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from albert_deploy.runtime.contract import FAMILIES, TASKS, task_named
+from albert_deploy.runtime.contract import FAMILIES, SYNONYMS, TASKS, task_named
 from albert_deploy.runtime.errors import InputError, MachineError
 from albert_deploy.runtime.manifest import sha256_of
 
@@ -86,17 +86,13 @@ def find_checkpoint(
 def identify_task(config: dict[str, Any], asked: str) -> str:
     """Return the task's name: the one asked for, or the one of the checkpoint's architecture.
 
-    Synonyms that optimum knows (``sequence-classification``, ``masked-lm``) are accepted.
+    ``SYNONYMS`` (``sequence-classification``, ``masked-lm``) are accepted.
 
     Raises:
         InputError: Unknown task, or ``auto`` on a checkpoint that names no known head.
     """
     if asked != "auto":
-        if asked not in TASKS:
-            from optimum.exporters.tasks import TasksManager
-
-            synonym = TasksManager.map_from_synonym(asked)
-            asked = synonym if synonym in TASKS else asked
+        asked = SYNONYMS.get(asked, asked)
         task_named(asked)
         return asked
     prefix = FAMILIES[config["model_type"]]

@@ -97,6 +97,15 @@ TASKS: dict[str, Task] = {
 }
 
 # Model type -> prefix of its transformers classes.
+# Other names of tasks: those for text of optimum's ``TasksManager``, as of optimum 2.3.
+SYNONYMS: dict[str, str] = {
+    "default": "feature-extraction",
+    "masked-lm": "fill-mask",
+    "sentence-similarity": "feature-extraction",
+    "sequence-classification": "text-classification",
+    "zero-shot-classification": "text-classification",
+}
+
 FAMILIES: dict[str, str] = {"albert": "Albert", "bert": "Bert"}
 
 

@@ -9,6 +9,7 @@ import os
 import shutil
 import string
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,9 @@ import hypothesis
 import pytest
 from filelock import FileLock
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+from albert_deploy.export.step import ExportConfig, export
+from albert_deploy.runtime.contract import VARIANTS
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -200,5 +204,35 @@ def harden(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
             tensors[f"{stem}dense.weight"][:, chosen] /= factor
         save_file(tensors, folder / weights, metadata={"format": "pt"})
         return folder
+
+    return make
+
+
+# name -> task, family and configuration: a layer with twelve uses; two groups of two inner layers
+# with two uses each; layers of their own; a table that is looked up and multiplied.
+GRAPHS: dict[str, tuple[str, str, dict[str, int]]] = {
+    "albert": ("text-classification", "albert", {"num_hidden_layers": 12}),
+    "grouped": (
+        "text-classification",
+        "albert",
+        {"num_hidden_layers": 4, "num_hidden_groups": 2, "inner_group_num": 2},
+    ),
+    "bert": ("text-classification", "bert", {"num_hidden_layers": 2}),
+    "pretraining": ("pretraining", "albert", {"num_hidden_layers": 2}),
+}
+
+
+@pytest.fixture(scope="session")
+def graph_of(
+    make_checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Path]:
+    """A function that returns the float32 file of one of ``GRAPHS``; load it, do not change it."""
+
+    @cache
+    def make(name: str) -> Path:
+        task, family, config = GRAPHS[name]
+        out = tmp_path_factory.mktemp(name) / "out"
+        export(str(make_checkpoint(task, family, **config)), ExportConfig(), out=out)
+        return out / VARIANTS["fp32"].file
 
     return make

@@ -7,7 +7,6 @@ import re
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from albert_deploy.export.graph.edit import rename_initializer
 from albert_deploy.runtime.errors import ContractError
 
 if TYPE_CHECKING:
@@ -41,6 +40,8 @@ def name_initializers(model: ir.Model, canonical: Mapping[str, str]) -> int:
 
     A weight that is stored the other way round keeps ``_transposed`` at its end.
     """
+    from albert_deploy.export.graph.edit import rename_initializer
+
     count = 0
     for value in list(model.graph.initializers.values()):
         if value.name is None or not value.name.startswith("model."):
@@ -55,6 +56,8 @@ def name_initializers(model: ir.Model, canonical: Mapping[str, str]) -> int:
 
 def name_constants(model: ir.Model) -> int:
     """Name lifted scalars and index vectors after their contents."""
+    from albert_deploy.export.graph.edit import rename_initializer
+
     count = 0
     taken = set(model.graph.initializers)
     for value in list(model.graph.initializers.values()):

@@ -18,7 +18,7 @@ LABELS = ("negative", "neutral", "positive")
 @pytest.fixture(scope="session")
 def source(make_checkpoint: Callable[..., Path]) -> Path:
     """A classifier with random weights and the tokenizer that the sample ships."""
-    sample = REPOSITORY / "validation" / "sample" / "sst2"
+    sample = REPOSITORY / "export" / "samples" / "sst2"
     vocabulary: dict[str, Any] = json.loads((sample / "tokenizer.json").read_text("utf-8"))
     folder = make_checkpoint(
         tokenizer=False,

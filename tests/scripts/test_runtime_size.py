@@ -78,6 +78,6 @@ def test_what_is_installed_is_a_copy_of_the_code_alone(tmp_path: Path) -> None:
         *("pyproject.toml", "README.md", "LICENSE"),
     }
     assert not list(copied.rglob("__pycache__"))
-    assert (copied / "runtime" / "entities.py").read_bytes() == (
-        repository / "runtime" / "entities.py"
+    assert (copied / "runtime" / "pipeline.py").read_bytes() == (
+        repository / "runtime" / "pipeline.py"
     ).read_bytes()

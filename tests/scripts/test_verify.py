@@ -448,7 +448,7 @@ def test_what_the_manifest_does_not_vouch_for_is_a_short_list() -> None:
 def test_the_runtime_reads_no_pickles_and_runs_no_texts() -> None:
     """What SECURITY.md promises of every file in ``runtime/``."""
     folder = Path(bundle_verify.__file__).parent
-    files = sorted(folder.glob("*.py"))
+    files = sorted(folder.rglob("*.py"))
     assert len(files) > 20
     for file in files:
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):

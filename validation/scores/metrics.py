@@ -84,33 +84,42 @@ def spearman(labels: Sequence[float] | npt.NDArray[Any], predictions: Any) -> fl
 def entity_f1(labels: Sequence[Sequence[str]], predictions: Sequence[Sequence[str]]) -> float:
     """Return the F1 over entities that are right in type and both ends, in percent.
 
-    As CoNLL-2003's script does it: an I- that follows no tag of its type opens an entity.
-
     Args:
         labels: Tags of each sentence.
         predictions: As many tags of each sentence.
-
-    Raises:
-        MachineError: seqeval is not installed.
     """
-    wanted, got = [list(tags) for tags in labels], [list(tags) for tags in predictions]
-    return 100.0 * float(library("seqeval.metrics").f1_score(wanted, got, zero_division=0))
+    right, found, there = entity_counts(labels, predictions).sum(axis=0).tolist()
+    return 200.0 * right / (found + there) if found + there else 0.0
 
 
 def entity_counts(
     labels: Sequence[Sequence[str]], predictions: Sequence[Sequence[str]]
 ) -> npt.NDArray[np.int64]:
-    """Return entities of each sentence that are right, predicted and there, [sentences, 3].
-
-    Raises:
-        MachineError: seqeval is not installed.
-    """
-    entities = library("seqeval.metrics.sequence_labeling").get_entities
+    """Return entities of each sentence that are right, predicted and there, [sentences, 3]."""
     counts = np.zeros((len(labels), 3), dtype=np.int64)
     for row, (wanted, got) in enumerate(zip(labels, predictions, strict=True)):
-        there, found = set(entities(list(wanted))), set(entities(list(got)))
+        there, found = entities(wanted), entities(got)
         counts[row] = len(there & found), len(found), len(there)
     return counts
+
+
+def entities(tags: Sequence[str]) -> set[tuple[str, int, int]]:
+    """Return the entities of a sentence as (type, first word, last word).
+
+    Chunks begin and end as in CoNLL's ``conlleval``: B- and S- begin one, E- and S- end one, and
+    an I- or E- that follows no open tag of its type begins one as well.
+    """
+    found = set()
+    open_type, start, last = "", 0, "O"
+    for place, tag in enumerate((*tags, "O")):
+        letter, kind = tag[0], tag[1:].partition("-")[2] or tag[1:] or "_"
+        goes_on = letter in "IE" and last in "BI" and kind == open_type
+        if last != "O" and not goes_on:
+            found.add((open_type, start, place - 1))
+        if letter != "O" and not goes_on:
+            open_type, start = kind, place
+        last = letter
+    return found
 
 
 def library(module: str) -> Any:

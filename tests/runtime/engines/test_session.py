@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from albert_deploy.export.step import ExportConfig, export
-from albert_deploy.runtime import session as sessions
 from albert_deploy.runtime.contract import INPUT_NAMES, VARIANTS
 from albert_deploy.runtime.engines import ort_cuda
+from albert_deploy.runtime.engines import table as engines
 from albert_deploy.runtime.engines.ov import open_ov, precisions
 from albert_deploy.runtime.engines.table import ENGINES, choose_engine, open_session
 from albert_deploy.runtime.errors import ContractError, InputError, MachineError
@@ -257,24 +257,24 @@ def test_a_gpu_is_used_where_there_is_one(directory: Path, monkeypatch: pytest.M
 
 def test_trt_takes_plans_alone() -> None:
     with pytest.raises(InputError, match=r"trt runs plans, got model\.onnx; build one of it"):
-        sessions.open_file(Path("model.onnx"), "fp32", "trt")
+        engines.open_file(Path("model.onnx"), "fp32", "trt")
     with pytest.raises(InputError, match="a plan has its precision, it cannot run bf16"):
-        sessions.open_file(Path("sm89-fp32.plan"), "fp32", "trt", precision="bf16")
+        engines.open_file(Path("sm89-fp32.plan"), "fp32", "trt", precision="bf16")
 
 
 def test_sessions_import_no_engine_before_one_is_opened() -> None:
     heavy = "onnxruntime openvino torch transformers"
     code = (
-        "import sys; import albert_deploy.runtime.session as s; s.choose_engine({'files': {}}, "
-        f"'fp32'); found = set('{heavy}'.split()) & set(sys.modules); assert not found, found"
+        "import sys; from albert_deploy.runtime.engines.table import choose_engine; "
+        "choose_engine({'files': {}}, 'fp32'); "
+        f"found = set('{heavy}'.split()) & set(sys.modules); assert not found, found"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-    assert Path(sessions.__file__).name == "session.py"
 
 
 def test_openvino_session_imports_neither_torch_nor_transformers(directory: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from albert_deploy.runtime.session import *; "
+        "import sys; from pathlib import Path; from albert_deploy.runtime.engines.table import *; "
         f"open_session(Path({str(directory)!r}), engine='openvino').close(); "
         "found = {'torch', 'transformers'} & set(sys.modules); assert not found, found"
     )

@@ -83,7 +83,7 @@ def test_no_plan_is_loaded_that_does_not_pass(built: Path, monkeypatch: pytest.M
     def never(*_: object) -> None:
         raise AssertionError("a plan was touched")
 
-    monkeypatch.setattr("albert_deploy.runtime.trt.load", never)
+    monkeypatch.setattr("albert_deploy.runtime.trt.session.load", never)
     monkeypatch.setattr(
         "albert_deploy.runtime.trt.session.look", lambda index: machine(card((8, 6)))
     )

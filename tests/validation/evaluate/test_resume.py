@@ -22,8 +22,8 @@ PROGRAM = """
 import json, sys, time
 from pathlib import Path
 import numpy as np
-from albert_deploy.runtime.tasks import load_tokenizer
-from albert_deploy.validation.evaluate import SOURCE, EvaluateConfig, Keep, evaluate
+from albert_deploy.runtime.tasks.tokenize import load_tokenizer
+from albert_deploy.validation.evaluate.evaluate import SOURCE, EvaluateConfig, Keep, evaluate
 
 class Fake:
     engine, outputs = "fake", ("logits",)

@@ -103,7 +103,7 @@ def test_a_process_ends_while_an_engine_hangs() -> None:
     program = """
 import ctypes
 from albert_deploy.runtime.errors import MachineError
-from albert_deploy.validation.watch import Watched, hung
+from albert_deploy.validation.evaluate.timeout import Watched, hung
 class Hanging:
     engine, outputs = "native", ("logits",)
     def run(self, feeds): ctypes.CDLL(None).sleep(600)
