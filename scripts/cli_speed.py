@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from albert_deploy.runtime.contract import VARIANTS
-from albert_deploy.scripts import options
+from albert_deploy.scripts.cli import options
 
 
 @click.command()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from albert_deploy.scripts import options
+from albert_deploy.scripts.cli import options
 from albert_deploy.scripts.gpu_run import ALL_GEOMETRIES, CommandConfig, make_model, measure, smoked
 from albert_deploy.validation.gpu_bench import BATCHES, LENGTHS, GpuBenchConfig
 from albert_deploy.validation.gpu_contenders import ENTRANTS
@@ -103,7 +103,7 @@ def command(
 
 def main() -> None:
     """Run the command with the exit codes of ``albert-deploy``."""
-    from albert_deploy.scripts import cli
+    from albert_deploy.scripts.cli import main as cli
 
     cli.cli.add_command(command, "gpu-bench")
     cli.main(["gpu-bench", *sys.argv[1:]])

@@ -11,7 +11,7 @@ import pytest
 
 from albert_deploy.runtime.contract import TASKS, VARIANTS
 from albert_deploy.runtime.errors import EXIT_CODES
-from albert_deploy.scripts.cli import cli
+from albert_deploy.scripts.cli.main import cli
 from albert_deploy.validation.data.datasets import DATASETS
 
 REPOSITORY = Path(__file__).resolve().parent.parent

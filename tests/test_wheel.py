@@ -58,7 +58,7 @@ def test_it_releases_a_sample_outside_of_the_repository(wheel: Path, tmp_path: P
         archive.extractall(purelib)
     where = "import albert_deploy.runtime as r; print(r.__file__)"
     assert str(tmp_path) in run(python, "-c", where, cwd=tmp_path)
-    main = "from albert_deploy.scripts.cli import main; main()"
+    main = "from albert_deploy.scripts.cli.main import main; main()"
     arguments = ("release", "sample-sst2", "--out", "out", "--variants", "fp32,int8")
     assert "verdict: pass" in run(python, "-c", main, *arguments, cwd=tmp_path)
     assert (tmp_path / "out/onnx/model_int8.onnx").is_file()

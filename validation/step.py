@@ -354,5 +354,5 @@ def _is_prediction(file: str) -> bool:
 def _command() -> str | None:
     """Return the command line that this runs under, where it is one of ours."""
     program, *arguments = sys.argv
-    ours = Path(program).name.startswith("albert-deploy") or program.endswith("scripts/cli/main.py")
+    ours = Path(program).name.startswith("albert-deploy") or program.endswith("cli/__main__.py")
     return shlex.join(["albert-deploy", *arguments]) if ours else None

@@ -1,4 +1,4 @@
-"""Two small trained ALBERTs with labelled data, made by ``scripts/train_sample.py``."""
+"""Two small trained ALBERTs with labelled data, made by ``scripts/samples/train.py``."""
 
 from __future__ import annotations
 

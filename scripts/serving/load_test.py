@@ -19,7 +19,7 @@ from tabulate import tabulate
 
 from albert_deploy.runtime.errors import AlbertDeployError, ContractError, PerformanceError
 from albert_deploy.runtime.manifest import write_json
-from albert_deploy.scripts import options
+from albert_deploy.scripts.cli import options
 from albert_deploy.scripts.serving.load import PROTOCOLS, Load, closed_load, open_load
 from albert_deploy.scripts.serving.running import Running, running
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-SCRIPTS = Path(__file__).resolve().parents[2] / "scripts" / "interop"
+SCRIPTS = Path(__file__).resolve().parents[2] / "scripts" / "tools" / "interop"
 VARIABLE = "ALBERT_DEPLOY_OPTIMUM_VENV"
 
 
@@ -35,7 +35,7 @@ def test_answers_as_our_runtime(directory: Path) -> None:
     )
     assert ran.returncode == 0, ran.stderr
     compared = subprocess.run(
-        [sys.executable, SCRIPTS / "compare.py", directory],
+        [sys.executable, SCRIPTS.parent / "compare_answers.py", directory],
         input=ran.stdout,
         capture_output=True,
         encoding="utf-8",

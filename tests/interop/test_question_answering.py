@@ -17,7 +17,7 @@ import pytest
 from albert_deploy.export.step import ExportConfig, export
 from albert_deploy.runtime import load
 
-SCRIPTS = Path(__file__).resolve().parents[2] / "scripts" / "interop"
+SCRIPTS = Path(__file__).resolve().parents[2] / "scripts" / "tools" / "interop"
 VARIABLE = "ALBERT_DEPLOY_OPTIMUM_VENV"
 QUESTIONS = 30
 # Windows of 384 tokens hold every short context; those of 100 share out the long ones.

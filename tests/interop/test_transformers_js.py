@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-SCRIPTS = REPOSITORY / "scripts" / "interop"
-COMPARE = SCRIPTS / "compare.py"
+SCRIPTS = REPOSITORY / "scripts" / "tools" / "interop"
+COMPARE = SCRIPTS.parent / "compare_answers.py"
 # What npm says where no registry can be reached; anything else that fails is a failure.
 UNREACHABLE = re.compile(r"ENOTFOUND|EAI_AGAIN|ECONNREFUSED|ECONNRESET|ETIMEDOUT|ENETUNREACH")
 

@@ -35,7 +35,7 @@ from albert_deploy.runtime.manifest import (
 )
 from albert_deploy.runtime.pipeline import Model
 from albert_deploy.scripts.bundle import BundleConfig, bundle
-from albert_deploy.scripts.input_lines import read_lines
+from albert_deploy.scripts.cli.predict import read_lines
 
 HERE = Path(__file__).parent
 PIECES = (

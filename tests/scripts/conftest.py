@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from albert_deploy.runtime.manifest import sha256_of
-from albert_deploy.scripts.cli import main
+from albert_deploy.scripts.cli.main import main
 
 Checkpoints = Callable[..., Path]
 

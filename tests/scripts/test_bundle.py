@@ -30,9 +30,10 @@ from albert_deploy.runtime.manifest import (
     write_json,
     write_manifest,
 )
-from albert_deploy.scripts import bundle_card, cli
+from albert_deploy.scripts import bundle_card
 from albert_deploy.scripts.bundle import FORMATS, BundleConfig, bundle
 from albert_deploy.scripts.bundle_choice import EPOCH_VARIABLE, REPORT
+from albert_deploy.scripts.cli import main as cli
 
 PLAIN = BundleConfig()
 ALWAYS = {CARD, BOM, MANIFEST_NAME, "config.json", "tokenizer.json", "tokenizer_config.json"}

@@ -15,7 +15,7 @@ from albert_deploy.runtime.contract import VARIANTS
 from albert_deploy.runtime.errors import InputError, PerformanceError
 from albert_deploy.runtime.manifest import read_manifest
 from albert_deploy.scripts import release as steps
-from albert_deploy.scripts.cli import main
+from albert_deploy.scripts.cli.main import main
 from albert_deploy.scripts.release import FAILED_SUFFIX
 from albert_deploy.validation import latency
 from albert_deploy.validation.latency import BenchConfig

@@ -12,7 +12,7 @@ from albert_deploy.export.samples import SAMPLES
 from albert_deploy.runtime.contract import DEFAULT_VARIANTS, VARIANTS
 from albert_deploy.runtime.errors import InputError
 from albert_deploy.runtime.manifest import read_manifest, sha256_of
-from albert_deploy.scripts.cli import main
+from albert_deploy.scripts.cli.main import main
 from albert_deploy.scripts.release import sample_data
 
 

@@ -18,7 +18,7 @@ import pytest
 from albert_deploy.runtime.contract import VARIANTS
 from albert_deploy.runtime.errors import ContractError, MachineError, ParityError
 from albert_deploy.runtime.manifest import file_record, read_manifest, write_manifest
-from albert_deploy.scripts.cli import main
+from albert_deploy.scripts.cli.main import main
 
 CONTRACT, PARITY, MACHINE = (e.exit_code for e in (ContractError, ParityError, MachineError))
 TEXTS = ("the film was long", "a warm river", "who was it", "what is the film", "the warm film")
@@ -285,7 +285,7 @@ def _hang(model: Any) -> None:
 # Sleeps where the test above computes: an engine that waits for something that never comes.
 SLEEPING = """
 import sys, time
-from albert_deploy.scripts.cli import main
+from albert_deploy.scripts.cli.main import main
 from albert_deploy.validation import collect
 
 class Sleeping:

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from albert_deploy.runtime.errors import EXIT_CODES, EXIT_INTERRUPTED
-from albert_deploy.scripts.cli import cli
+from albert_deploy.scripts.cli.main import cli
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 

@@ -16,7 +16,7 @@ from albert_deploy.quantize.step import QuantizeConfig, quantize
 from albert_deploy.runtime.errors import InputError, MachineError
 from albert_deploy.runtime.manifest import read_manifest
 from albert_deploy.scripts.bench import bench_directory
-from albert_deploy.scripts.cli import cli
+from albert_deploy.scripts.cli.main import cli
 from albert_deploy.validation import workload
 from albert_deploy.validation.contenders import contenders, label, names
 from albert_deploy.validation.latency import BenchConfig
@@ -253,7 +253,7 @@ def test_what_does_not_pay_has_its_own_exit_code(
 ) -> None:
     only = ["--contenders", "fp32@ort,fp32@openvino,int8"]
     arguments = ["bench", str(directory), "--lengths", "8", "--repeats", "1", *only, *options]
-    from albert_deploy.scripts.cli import main
+    from albert_deploy.scripts.cli.main import main
 
     if code == 0:
         result = CliRunner().invoke(cli, arguments)

@@ -14,7 +14,7 @@ from albert_deploy.runtime.errors import ContractError, InputError
 from albert_deploy.runtime.manifest import is_intact, read_manifest, write_manifest
 from albert_deploy.scripts import bench as command
 from albert_deploy.scripts.bench import bench_directory, bench_random, random_checkpoint
-from albert_deploy.scripts.cli import cli
+from albert_deploy.scripts.cli.main import cli
 from albert_deploy.validation.contenders import Contender
 from albert_deploy.validation.latency import (
     BenchConfig,

@@ -272,7 +272,7 @@ import sys
 for name in ("torch", "transformers", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "optimum",
              "scipy", "sklearn", "matplotlib", "jinja2", "safetensors", "huggingface_hub"):
     sys.modules[name] = None
-from albert_deploy.scripts.cli import main
+from albert_deploy.scripts.cli.main import main
 main(["build", sys.argv[1]])
 """
     done = subprocess.run(
