@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from albert_deploy.runtime.errors import ContractError, InputError
-from albert_deploy.scripts.bundle import FORMATS, BundleConfig, check_folder
-from albert_deploy.scripts.bundle import bundle as make_bundle
-from albert_deploy.scripts.bundle_signer import Signer, Trust
+from albert_deploy.scripts.bundle.sign import Signer, Trust
+from albert_deploy.scripts.bundle.step import FORMATS, BundleConfig, check_folder
+from albert_deploy.scripts.bundle.step import bundle as make_bundle
 from albert_deploy.scripts.cli import options
-from albert_deploy.scripts.serving.repository_config import FORMS
+from albert_deploy.scripts.serving.options import FORMS
 
 if TYPE_CHECKING:
     from albert_deploy.runtime.bundle import Bundle
@@ -187,7 +187,7 @@ def _checked(folder: Path, place: Path, trust: Trust | None, required: bool) -> 
             "proves nothing"
         )
     if trust is not None:
-        from albert_deploy.scripts.bundle_sign import check_signature
+        from albert_deploy.scripts.bundle.sign import check_signature
 
         return found, f"signed by {check_signature(found, trust)}"
     if found.signed:
@@ -207,8 +207,7 @@ def _unpacked(place: Path, extract: Path | None) -> Iterator[Path]:
             raise InputError(f"{place} does not exist; wanted a bundle's folder or archive")
         yield place
         return
-    from albert_deploy.scripts.bundle_archive import extract_archive
-    from albert_deploy.scripts.bundle_tar import FOLDER
+    from albert_deploy.scripts.bundle.archive import FOLDER, extract_archive
 
     with contextlib.ExitStack() as stack:
         if extract is None:

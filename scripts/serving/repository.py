@@ -13,8 +13,8 @@ from albert_deploy.runtime.inputs import FIELDS
 from albert_deploy.runtime.manifest import write_text
 from albert_deploy.runtime.serving.settings import ANSWER, LISTS, Settings, parameters
 from albert_deploy.scripts.serving.model_config import ServedModel, Step, Tensor, config_text
-from albert_deploy.scripts.serving.repository_config import RepositoryConfig
-from albert_deploy.scripts.serving.repository_network import NETWORKS, code
+from albert_deploy.scripts.serving.network import NETWORKS, code
+from albert_deploy.scripts.serving.options import RepositoryConfig
 
 MODELS = "models"
 # From a model of a bundle to the bundle.

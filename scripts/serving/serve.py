@@ -19,10 +19,9 @@ from albert_deploy.runtime.engines.table import AUTO
 from albert_deploy.runtime.errors import InputError
 from albert_deploy.runtime.manifest import read_manifest
 from albert_deploy.runtime.recommend import recommend
-from albert_deploy.scripts.bundle_choice import measured_settings
 from albert_deploy.scripts.serving.installation import find_installation, prepare_backends
+from albert_deploy.scripts.serving.options import RepositoryConfig, measured_settings
 from albert_deploy.scripts.serving.repository import MODELS, UP, write_repository
-from albert_deploy.scripts.serving.repository_config import RepositoryConfig
 from albert_deploy.scripts.serving.supervise import Note, Served, WatchConfig, run
 
 _MOST_INSTANCES = 8

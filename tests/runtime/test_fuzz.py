@@ -34,7 +34,7 @@ from albert_deploy.runtime.manifest import (
     write_manifest,
 )
 from albert_deploy.runtime.pipeline import Model
-from albert_deploy.scripts.bundle import BundleConfig, bundle
+from albert_deploy.scripts.bundle.step import BundleConfig, bundle
 from albert_deploy.scripts.cli.predict import read_lines
 
 HERE = Path(__file__).parent

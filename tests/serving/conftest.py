@@ -50,7 +50,7 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def bundle_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """``bundle_of(directory, **serving)``: a bundle that Triton serves."""
-    from albert_deploy.scripts.bundle import BundleConfig, bundle
+    from albert_deploy.scripts.bundle.step import BundleConfig, bundle
 
     def make(directory: Path, **serving: Any) -> Path:
         out = tmp_path_factory.mktemp("bundles") / "bundle"

@@ -18,8 +18,8 @@ from albert_deploy.runtime.manifest import (
     write_json,
     write_manifest,
 )
+from albert_deploy.scripts.serving.options import RepositoryConfig
 from albert_deploy.scripts.serving.repository import write_repository
-from albert_deploy.scripts.serving.repository_config import RepositoryConfig
 
 MAX_LENGTH = 64
 _CONFIG = {"model_type": "albert", "hidden_size": 32, "vocab_size": 200, "num_labels": 4}

@@ -15,8 +15,8 @@ from served_directories import MAX_LENGTH, deployment
 
 from albert_deploy.runtime.errors import ContractError, InputError, MachineError
 from albert_deploy.runtime.manifest import read_manifest
-from albert_deploy.scripts.bundle_choice import measured_settings
 from albert_deploy.scripts.serving import profile
+from albert_deploy.scripts.serving.options import measured_settings
 from albert_deploy.scripts.serving.profile import (
     BATCHES,
     ServingConfig,

@@ -24,9 +24,9 @@ from albert_deploy.runtime.errors import ContractError, InputError
 from albert_deploy.runtime.inputs import FIELDS
 from albert_deploy.runtime.manifest import file_record, read_manifest, write_manifest
 from albert_deploy.runtime.serving.settings import Settings, read_settings
+from albert_deploy.scripts.serving.network import NETWORKS
+from albert_deploy.scripts.serving.options import FORMS, RepositoryConfig
 from albert_deploy.scripts.serving.repository import write_repository
-from albert_deploy.scripts.serving.repository_config import FORMS, RepositoryConfig
-from albert_deploy.scripts.serving.repository_network import NETWORKS
 
 ENSEMBLES = [form for form in FORMS if form != "direct"]
 RANKED_PROFILE = (((1, 2, 1), (4, 4, 32), (8, 8, 64)),)

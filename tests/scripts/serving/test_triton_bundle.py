@@ -15,10 +15,10 @@ from albert_deploy.runtime import load
 from albert_deploy.runtime.bundle import BOM, CARD, LISTING, SIGNATURE, check_bundle, listing_bytes
 from albert_deploy.runtime.errors import ContractError, InputError
 from albert_deploy.runtime.manifest import file_record, read_manifest, write_json, write_manifest
-from albert_deploy.scripts.bundle import BundleConfig, bundle
-from albert_deploy.scripts.bundle_choice import measured_settings, recommended
-from albert_deploy.scripts.bundle_sign import check_signature
-from albert_deploy.scripts.bundle_signer import Signer, Trust
+from albert_deploy.scripts.bundle.choice import recommended
+from albert_deploy.scripts.bundle.sign import Signer, Trust, check_signature
+from albert_deploy.scripts.bundle.step import BundleConfig, bundle
+from albert_deploy.scripts.serving.options import measured_settings
 
 REPORT = "reports/validation.json"
 FORM: dict[str, Any] = {"form": "triton", "allow_failed": True}

@@ -32,18 +32,16 @@ from albert_deploy.runtime.manifest import (
     write_manifest,
     write_text,
 )
-from albert_deploy.scripts.bundle_archive import SUFFIX, check_archive_name, write_archive
-from albert_deploy.scripts.bundle_choice import (
+from albert_deploy.scripts.bundle.archive import FOLDER, SUFFIX, check_archive_name, write_archive
+from albert_deploy.scripts.bundle.choice import (
     REPORT,
     chosen_variants,
     epoch_of,
-    measured_settings,
     passing_report,
     recommended,
 )
-from albert_deploy.scripts.bundle_signer import Signer
-from albert_deploy.scripts.bundle_tar import FOLDER
-from albert_deploy.scripts.serving.repository_config import RepositoryConfig
+from albert_deploy.scripts.bundle.sign import Signer
+from albert_deploy.scripts.serving.options import RepositoryConfig, measured_settings
 
 SUMMARY = "reports/summary.md"
 _CHUNK = 1 << 20
@@ -270,8 +268,8 @@ def _tell(
     epoch: int,
 ) -> None:
     """Write manifest, card, bill of materials, signature and the list of them all."""
-    from albert_deploy.scripts.bundle_bom import bom
-    from albert_deploy.scripts.bundle_card import card
+    from albert_deploy.scripts.bundle.bom import bom
+    from albert_deploy.scripts.bundle.card import card
 
     files, licence = made["files"], config.licence
     write_manifest(folder, made)
@@ -280,7 +278,7 @@ def _tell(
     write_text(folder / CARD, card(made, report, files, licence=licence, signed=signed))
     beside = [MANIFEST_NAME, BOM, CARD]
     if config.signer is not None:
-        from albert_deploy.scripts.bundle_sign import sign
+        from albert_deploy.scripts.bundle.sign import sign
 
         sign(folder, config.signer)
         beside.append(SIGNATURE)

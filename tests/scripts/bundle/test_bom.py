@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from albert_deploy.runtime.contract import TASKS
-from albert_deploy.scripts.bundle_bom import bom
-from albert_deploy.scripts.bundle_card import USES, card
+from albert_deploy.scripts.bundle.bom import bom
+from albert_deploy.scripts.bundle.card import USES, card
 
 SHA = "ab" * 32
 EPOCH = 1_700_000_000

@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from albert_deploy.runtime.bundle import content_digest
 from albert_deploy.runtime.contract import VARIANTS
-from albert_deploy.scripts.bundle_card import LICENCES, UNSTATED, USES, limits, model_name
+from albert_deploy.scripts.bundle.card import LICENCES, UNSTATED, USES, limits, model_name
 
 _SCHEMA = "http://cyclonedx.org/schema/bom-1.6.schema.json"
 _MODEL = "model"

@@ -12,7 +12,6 @@ from typing import Any
 from albert_deploy.runtime.contract import VARIANTS
 from albert_deploy.runtime.errors import AlbertDeployError, ContractError, InputError
 from albert_deploy.runtime.manifest import check_file
-from albert_deploy.scripts.serving.repository_config import RepositoryConfig
 
 REPORT = "reports/validation.json"
 EPOCH_VARIABLE = "SOURCE_DATE_EPOCH"
@@ -53,23 +52,6 @@ def recommended(directory: Path, manifest: Mapping[str, Any]) -> str:
         if (latency := manifest["variants"][name].get("latency"))
     }
     return min(recorded, key=lambda name: recorded[name], default="fp32")
-
-
-def measured_settings(
-    manifest: Mapping[str, Any], variant: str, asked: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
-    """Return how to serve a variant, as ``bench --serving`` found it for the very file; or {}.
-
-    Preferred sizes above the ``max_batch`` that is ``asked`` for are left out.
-    """
-    found = manifest.get("serving", {}).get(variant, {})
-    current = manifest["files"].get(VARIANTS[variant].file, {}).get("sha256")
-    if not found or found["sha256"] != current:
-        return {}
-    kept = ("instances", "threads", "preferred", "lengths")
-    values = {k: tuple(found[k]) if isinstance(found[k], list) else found[k] for k in kept}
-    most = (asked or {}).get("max_batch", RepositoryConfig.max_batch)
-    return values | {"preferred": tuple(n for n in values["preferred"] if n <= most)}
 
 
 def passing_report(

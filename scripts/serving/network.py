@@ -15,7 +15,7 @@ from albert_deploy.runtime.serving.settings import Settings, parameters
 from albert_deploy.runtime.trt.profiles import Profile
 from albert_deploy.runtime.trt.record import PlanRecord, read_record, record_file
 from albert_deploy.scripts.serving.model_config import ServedModel, Tensor
-from albert_deploy.scripts.serving.repository_config import RepositoryConfig
+from albert_deploy.scripts.serving.options import RepositoryConfig
 
 _LENGTHS = (16, 32, 64, 128, 256, 384, 512)
 _MODULE = "albert_deploy.runtime.serving"

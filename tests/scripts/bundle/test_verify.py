@@ -29,7 +29,7 @@ from albert_deploy.runtime.bundle import (
 from albert_deploy.runtime.engines.external_data import external_files
 from albert_deploy.runtime.errors import ContractError, InputError
 from albert_deploy.runtime.manifest import MANIFEST_NAME, file_record, sha256_of
-from albert_deploy.scripts.bundle import BundleConfig, bundle
+from albert_deploy.scripts.bundle.step import BundleConfig, bundle
 
 BANNED = {"pickle", "dill", "cloudpickle", "marshal", "shelve", "joblib", "subprocess"}
 BANNED_CALLS = {"eval", "exec", "__import__", "os.system", "os.popen", "np.load", "numpy.load"}

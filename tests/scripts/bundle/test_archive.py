@@ -18,14 +18,14 @@ import pytest
 
 from albert_deploy.runtime.bundle import FORMAT, LISTING, content_digest, listing_bytes
 from albert_deploy.runtime.errors import ContractError, InputError, MachineError
-from albert_deploy.scripts import bundle_archive
-from albert_deploy.scripts.bundle_archive import (
+from albert_deploy.scripts.bundle import archive as bundle_archive
+from albert_deploy.scripts.bundle.archive import (
     Limits,
     check_archive_name,
     extract_archive,
+    seal_of,
     write_archive,
 )
-from albert_deploy.scripts.bundle_tar import seal_of
 
 EPOCH = 1_700_000_000
 FILES = {"config.json": b'{"a": 1}\n', "onnx/model.onnx": bytes(range(256)) * 3, "empty": b""}

@@ -20,17 +20,18 @@ import pytest
 from albert_deploy.runtime.bundle import LISTING, SIGNATURE, check_bundle, listing_bytes
 from albert_deploy.runtime.errors import ContractError, InputError, MachineError
 from albert_deploy.runtime.manifest import file_record
-from albert_deploy.scripts import bundle_sign
-from albert_deploy.scripts.bundle import BundleConfig, bundle
-from albert_deploy.scripts.bundle_sign import (
+from albert_deploy.scripts.bundle import sign as bundle_sign
+from albert_deploy.scripts.bundle.sign import (
     PASSWORD_VARIABLE,
     TOKEN_VARIABLE,
+    Signer,
+    Trust,
     check_signature,
     sign,
 )
-from albert_deploy.scripts.bundle_signer import Signer, Trust
+from albert_deploy.scripts.bundle.step import BundleConfig, bundle
 
-DOCS = Path(__file__).resolve().parents[2] / "docs/bundles.md"
+DOCS = Path(__file__).resolve().parents[3] / "docs/bundles.md"
 NOW = datetime.datetime.now(datetime.UTC)
 WHO: dict[str, Any] = {"identity": "me@example.org", "identity_provider": "https://login.example"}
 

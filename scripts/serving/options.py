@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from albert_deploy.runtime.contract import VARIANTS
 from albert_deploy.runtime.errors import InputError
@@ -77,3 +79,20 @@ class RepositoryConfig:
             raise InputError(f"lengths is {self.lengths}; use rising numbers of tokens from 1 on")
         if any(not 1 <= size <= self.max_batch for size in self.preferred):
             raise InputError(f"preferred is {self.preferred}; use sizes of 1 to {self.max_batch}")
+
+
+def measured_settings(
+    manifest: Mapping[str, Any], variant: str, asked: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Return how to serve a variant, as ``bench --serving`` found it for the very file; or {}.
+
+    Preferred sizes above the ``max_batch`` that is ``asked`` for are left out.
+    """
+    found = manifest.get("serving", {}).get(variant, {})
+    current = manifest["files"].get(VARIANTS[variant].file, {}).get("sha256")
+    if not found or found["sha256"] != current:
+        return {}
+    kept = ("instances", "threads", "preferred", "lengths")
+    values = {k: tuple(found[k]) if isinstance(found[k], list) else found[k] for k in kept}
+    most = (asked or {}).get("max_batch", RepositoryConfig.max_batch)
+    return values | {"preferred": tuple(n for n in values["preferred"] if n <= most)}

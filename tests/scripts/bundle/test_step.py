@@ -30,9 +30,9 @@ from albert_deploy.runtime.manifest import (
     write_json,
     write_manifest,
 )
-from albert_deploy.scripts import bundle_card
-from albert_deploy.scripts.bundle import FORMATS, BundleConfig, bundle
-from albert_deploy.scripts.bundle_choice import EPOCH_VARIABLE, REPORT
+from albert_deploy.scripts.bundle import card as bundle_card
+from albert_deploy.scripts.bundle.choice import EPOCH_VARIABLE, REPORT
+from albert_deploy.scripts.bundle.step import FORMATS, BundleConfig, bundle
 from albert_deploy.scripts.cli import main as cli
 
 PLAIN = BundleConfig()

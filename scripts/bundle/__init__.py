@@ -1,0 +1,1 @@
+"""What is shipped: choice, card, bill of materials, archive, signature."""
