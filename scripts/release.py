@@ -20,7 +20,7 @@ from albert_deploy.validation.gate.gate import read_policy
 from albert_deploy.validation.latency import BenchConfig, bench
 from albert_deploy.validation.latency_report import record
 from albert_deploy.validation.pays import PaysConfig, check_pays
-from albert_deploy.validation.report import write_texts
+from albert_deploy.validation.report.report import write_texts
 from albert_deploy.validation.step import ValidateConfig, read_rows, validate
 
 FAILED_SUFFIX = ".failed"

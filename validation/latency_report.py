@@ -21,7 +21,7 @@ from albert_deploy.runtime.manifest import (
 )
 from albert_deploy.validation.contenders import TORCH
 from albert_deploy.validation.machine import describe
-from albert_deploy.validation.report import REPORTS
+from albert_deploy.validation.report.report import REPORTS
 
 _STATISTICS = {"median": "median", "min": "minimum"}
 

@@ -23,7 +23,6 @@ from albert_deploy.runtime.measure import measured
 from albert_deploy.validation.collect import Findings, add_blames, collect
 from albert_deploy.validation.data.datasets import Data, data_file, read_data
 from albert_deploy.validation.data.layouts import digest
-from albert_deploy.validation.engines import engine_entries
 from albert_deploy.validation.evaluate.evaluate import SOURCE, EvaluateConfig, Evidence
 from albert_deploy.validation.evaluate.predictions import FOLDER as PREDICTIONS
 from albert_deploy.validation.evaluate.predictions import check_fits
@@ -32,9 +31,14 @@ from albert_deploy.validation.gate.checks import contract_checks
 from albert_deploy.validation.gate.gate import Check, Rules, compare_scores, judge, read_policy
 from albert_deploy.validation.gate.verdicts import reason
 from albert_deploy.validation.machine import machine
-from albert_deploy.validation.record import flipped, sum_bytes, variant_record
-from albert_deploy.validation.report import FILES, REPORTS, SCHEMA, write_reports
-from albert_deploy.validation.wording import latency_ms
+from albert_deploy.validation.report.record import (
+    engine_entries,
+    flipped,
+    sum_bytes,
+    variant_record,
+)
+from albert_deploy.validation.report.report import FILES, REPORTS, SCHEMA, write_reports
+from albert_deploy.validation.report.wording import latency_ms
 
 # What a failing variant without a limit of its own is searched to reach.
 _BLAME_DB = 10.0

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from albert_deploy.runtime.contract import VARIANTS
-from albert_deploy.validation import wording
-from albert_deploy.validation.engine_tables import COLUMNS, engine_rows
 from albert_deploy.validation.gate.verdicts import PASS, reason
-from albert_deploy.validation.summary import escaped, markdown, table
+from albert_deploy.validation.report import wording
+from albert_deploy.validation.report.markdown import escaped, markdown, table
+from albert_deploy.validation.report.sections import COLUMNS, engine_rows
 
 # Task -> what its answers are good for, and what they are not.
 USES: dict[str, tuple[str, str]] = {

@@ -185,7 +185,7 @@ def _fill(
     listing_bytes({name: manifest["files"][name] for name in wanted})  # Names that can be shipped.
     files = {name: _copy(directory, folder, name, manifest["files"][name]) for name in wanted}
     if report is not None:
-        from albert_deploy.validation.summary import summary
+        from albert_deploy.validation.report.markdown import summary
 
         write_text(folder / SUMMARY, summary(report, pictures=False))
         files[SUMMARY] = file_record(folder / SUMMARY)

@@ -210,7 +210,7 @@ def note(line: str) -> None:
 def show(place: Path, report: dict[str, Any]) -> None:
     """Print a report's table and verdict, and raise what the verdict calls for."""
     from albert_deploy.validation.gate.gate import raise_for_verdict
-    from albert_deploy.validation.report import REPORTS, table
+    from albert_deploy.validation.report.report import REPORTS, table
 
     data = report["dataset"]
     on = data["name"] or "texts without labels: no score was measured, see --dataset"

@@ -124,8 +124,8 @@ def validate(
 @options.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 def compare(first: Path, second: Path, allow_different_data: bool, as_json: bool) -> None:
     """Put two releases side by side: scores, sizes, and what got better or worse from A to B."""
-    from albert_deploy.validation.compare import compare as run
-    from albert_deploy.validation.compare import table
+    from albert_deploy.validation.report.compare import compare as run
+    from albert_deploy.validation.report.compare import table
 
     found = run(first, second, allow_different_data=allow_different_data)
     click.echo(json.dumps(found, indent=2) if as_json else table(found))

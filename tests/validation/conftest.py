@@ -41,7 +41,7 @@ def assert_documented() -> Callable[[dict[str, Any]], None]:
     """A function that fails where a report does not fit the schema, or has a key it lacks."""
     import jsonschema
 
-    from albert_deploy.validation.schema import read_schema
+    from albert_deploy.validation.report.report import read_schema
 
     validator = jsonschema.Draft202012Validator(_closed(read_schema()))
 

@@ -25,7 +25,7 @@ from albert_deploy.validation import collect
 from albert_deploy.validation.data.datasets import data_file
 from albert_deploy.validation.evaluate.evaluate import EvaluateConfig
 from albert_deploy.validation.parity.stages import open_variant
-from albert_deploy.validation.report import REPORTS
+from albert_deploy.validation.report.report import REPORTS
 from albert_deploy.validation.step import ValidateConfig, validate
 
 TEXTS = ("the film was long", "a warm river", "who was it", "what is the film")

@@ -9,10 +9,9 @@ from typing import Any
 import jsonschema
 import pytest
 
-from albert_deploy.validation.report import SCHEMA, as_json
-from albert_deploy.validation.schema import describe_schema, read_schema
+from albert_deploy.validation.report.report import SCHEMA, as_json, describe_schema, read_schema
 
-DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "validation-report.md"
+DOCUMENT = Path(__file__).resolve().parents[3] / "docs" / "validation-report.md"
 
 
 def test_the_schema_is_one() -> None:

@@ -14,7 +14,7 @@ from albert_deploy.validation.data.rows import ChoiceRow, ClassificationRow, Que
 from albert_deploy.validation.evaluate.evidence import Evidence
 from albert_deploy.validation.evaluate.predictions import write_predictions
 from albert_deploy.validation.evaluate.workers import SOURCE
-from albert_deploy.validation.record import chosen, flipped, label_of, text_of, worst_rows
+from albert_deploy.validation.report.record import chosen, flipped, label_of, text_of, worst_rows
 
 ROWS = [ClassificationRow(id=str(i), text=f"text {i}", pair=None, label=1) for i in range(4)]
 

@@ -7,7 +7,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from albert_deploy.validation.gate.verdicts import ERROR, FAIL, PASS, UNDECIDED, all_checks
-from albert_deploy.validation.wording import compact, present, printable
+from albert_deploy.validation.report.wording import compact, present, printable
 
 
 def junit(report: Mapping[str, Any]) -> str:

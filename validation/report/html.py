@@ -7,12 +7,16 @@ from collections.abc import Mapping
 from importlib import resources
 from typing import Any
 
-from albert_deploy.validation.axes import SHAPES
 from albert_deploy.validation.gate.verdicts import FAIL, PASS, UNDECIDED, advice, reason
-from albert_deploy.validation.plots import plots
-from albert_deploy.validation.sections import command, sections, variants_table
-from albert_deploy.validation.tables import Long, Verdict
-from albert_deploy.validation.wording import present, printable
+from albert_deploy.validation.report.plots import SHAPES, plots
+from albert_deploy.validation.report.sections import (
+    Long,
+    Verdict,
+    command,
+    sections,
+    variants_table,
+)
+from albert_deploy.validation.report.wording import present, printable
 
 # Characters of a text that are shown at once, and when it is opened.
 _SHOWN, _OPENED = 240, 20_000

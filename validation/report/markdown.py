@@ -9,11 +9,11 @@ from typing import Any
 
 from tabulate import tabulate
 
-from albert_deploy.validation import wording
-from albert_deploy.validation.engine_tables import COLUMNS as ENGINE_COLUMNS
-from albert_deploy.validation.engine_tables import engine_rows
 from albert_deploy.validation.gate.verdicts import PASS, advice, all_checks, reason
-from albert_deploy.validation.wording import MISSING
+from albert_deploy.validation.report import wording
+from albert_deploy.validation.report.sections import COLUMNS as ENGINE_COLUMNS
+from albert_deploy.validation.report.sections import engine_rows
+from albert_deploy.validation.report.wording import MISSING
 
 # GitHub takes a comment of 65,536 characters; counted in bytes, so that any way of counting fits.
 COMMENT_BYTES = 65_536

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from albert_deploy.runtime.errors import InputError
-from albert_deploy.validation.compare import SCHEMA, compare, table
-from albert_deploy.validation.report import as_json
+from albert_deploy.validation.report.compare import SCHEMA, compare, table
+from albert_deploy.validation.report.report import as_json
 
 
 def _release(folder: Path, report: dict[str, Any]) -> Path:

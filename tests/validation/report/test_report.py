@@ -11,7 +11,8 @@ import pytest
 
 from albert_deploy.runtime.errors import InputError
 from albert_deploy.validation.evaluate.evaluate import Evidence
-from albert_deploy.validation.report import (
+from albert_deploy.validation.report.markdown import COMMENT_BYTES, summary, table, trace_table
+from albert_deploy.validation.report.report import (
     FILES,
     REPORTS,
     append_step_summary,
@@ -19,7 +20,6 @@ from albert_deploy.validation.report import (
     write_reports,
     write_texts,
 )
-from albert_deploy.validation.summary import COMMENT_BYTES, summary, table, trace_table
 
 OUTPUT = {"finite": True, "sqnr_db": 41.5, "relative": 0.01}
 WEIGHT = {"weight": "ffn.weight", "uses": 12, "converted": 12, "dtype": "int8", "reason": None}
@@ -307,7 +307,7 @@ def test_pictures_are_written_where_there_is_something_to_draw(
 
 
 def test_pictures_draw_what_the_report_holds() -> None:
-    from albert_deploy.validation.pictures import draw_ranges, draw_trace
+    from albert_deploy.validation.report.pictures import draw_ranges, draw_trace
 
     calibration = _calibration()
     report = _report(

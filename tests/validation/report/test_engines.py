@@ -11,12 +11,12 @@ import pytest
 
 from albert_deploy.runtime.errors import ContractError
 from albert_deploy.runtime.manifest import file_record, read_manifest, write_json, write_manifest
-from albert_deploy.validation.engines import engine_entries
 from albert_deploy.validation.gate.gate import raise_for_verdict
 from albert_deploy.validation.gate.verdicts import all_checks
-from albert_deploy.validation.html_report import render_html
-from albert_deploy.validation.junit import junit
-from albert_deploy.validation.summary import summary
+from albert_deploy.validation.report.html import render_html
+from albert_deploy.validation.report.junit import junit
+from albert_deploy.validation.report.markdown import summary
+from albert_deploy.validation.report.record import engine_entries
 
 NAME, PLAN, RECORD = "sm89-fp16", "engines/sm89-fp16.plan", "engines/sm89-fp16.json"
 ONNX = "onnx/model_fp16.onnx"

@@ -10,7 +10,7 @@ import hypothesis.strategies as st
 import junitparser
 import pytest
 
-from albert_deploy.validation.junit import junit
+from albert_deploy.validation.report.junit import junit
 
 
 def _cases(report: dict[str, Any]) -> dict[tuple[str, str], Any]:

@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 
-from albert_deploy.validation.html_report import render_html
-from albert_deploy.validation.report import as_json
+from albert_deploy.validation.report.html import render_html
+from albert_deploy.validation.report.report import as_json
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
 pytestmark = [

@@ -10,16 +10,17 @@ import hypothesis
 import hypothesis.strategies as st
 import pytest
 
-from albert_deploy.validation.axes import Plot, linear
-from albert_deploy.validation.plots import (
+from albert_deploy.validation.report.plots import (
+    Plot,
     draw_errors,
     draw_intervals,
     draw_latency,
     draw_trace,
     error_histogram,
+    linear,
     plots,
 )
-from albert_deploy.validation.report import as_json
+from albert_deploy.validation.report.report import as_json
 
 
 def _points(text: str) -> list[tuple[float, float]]:

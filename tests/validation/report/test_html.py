@@ -13,10 +13,10 @@ import hypothesis
 import hypothesis.strategies as st
 import pytest
 
-from albert_deploy.validation.html_report import render_html
-from albert_deploy.validation.junit import junit
-from albert_deploy.validation.report import as_json
-from albert_deploy.validation.summary import summary
+from albert_deploy.validation.report.html import render_html
+from albert_deploy.validation.report.junit import junit
+from albert_deploy.validation.report.markdown import summary
+from albert_deploy.validation.report.report import as_json
 
 NAMESPACE = "{http://www.w3.org/1999/xhtml}"
 # Attributes by which a page loads something.

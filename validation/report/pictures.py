@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from albert_deploy.runtime.manifest import writing
-from albert_deploy.validation.wording import scores
+from albert_deploy.validation.report.wording import scores
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -1,0 +1,1 @@
+"""The same facts for people, CI and programs; imports what judges and measures."""
