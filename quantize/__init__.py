@@ -1,1 +1,1 @@
-"""From ``onnx/model.onnx`` to its INT8 and FP16 variants."""
+"""The maker: from ``onnx/model.onnx`` to its INT8, FP8 and half precision variants."""

@@ -1,1 +1,1 @@
-"""The command line and one-off tools."""
+"""Steps joined into jobs: release and bench; what is on top of everything."""

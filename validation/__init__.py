@@ -1,1 +1,1 @@
-"""Evidence that each variant still does what the fp32 source does."""
+"""The judge: evidence that each variant still does what the fp32 source does; knows no maker."""

@@ -7,11 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tabulate import tabulate
-
 from albert_deploy.runtime.manifest import write_text
 from albert_deploy.validation.gpu_lengths import ARRIVAL, BUCKETS, FIXED
 from albert_deploy.validation.machine import describe
+from albert_deploy.validation.tables import markdown_table
 
 _Json = Mapping[str, Any]
 _Show = Callable[[_Json], str]
@@ -234,4 +233,4 @@ def _number(value: float | None, unit: float, how: str) -> str:
 
 def _markdown(headers: list[str], rows: list[list[str]]) -> str:
     align = ["left", *["right"] * (len(headers) - 1)]
-    return tabulate(rows, headers, tablefmt="github", colalign=align, disable_numparse=True)
+    return markdown_table(rows, headers, align)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tabulate import tabulate
 
 from albert_deploy.runtime.engines.table import choose_engine
 from albert_deploy.runtime.manifest import (
@@ -22,6 +21,7 @@ from albert_deploy.runtime.manifest import (
 from albert_deploy.validation.contenders import TORCH
 from albert_deploy.validation.machine import describe
 from albert_deploy.validation.report.report import REPORTS
+from albert_deploy.validation.tables import markdown_table
 
 _STATISTICS = {"median": "median", "min": "minimum"}
 
@@ -248,7 +248,7 @@ def _threads(report: dict[str, Any], run: dict[str, Any]) -> str:
 
 def _markdown(headers: list[str], rows: list[list[str]]) -> str:
     align = ["left", *["right"] * (len(headers) - 1)]
-    return tabulate(rows, headers, tablefmt="github", colalign=align, disable_numparse=True)
+    return markdown_table(rows, headers, align)
 
 
 def _digits(ms: float) -> str:

@@ -14,12 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tabulate import tabulate
-
 from albert_deploy.runtime.contract import variant_named
 from albert_deploy.runtime.errors import InputError, MachineError
 from albert_deploy.runtime.manifest import check_file, read_manifest
 from albert_deploy.runtime.session import Feeds
+from albert_deploy.validation.tables import markdown_table
 from albert_deploy.validation.workload import fitting_lengths, random_row
 
 # ``self`` is in BERT's paths only.
@@ -168,7 +167,7 @@ def table(report: Mapping[str, Any]) -> str:
     rows.append(["whole run", *(f"{c['run_ms']:.2f}" for c in columns.values())])
     headers = [f"{report['variant']}, ms", *(f"{n} tokens" for n in columns)]
     align = ("left", *("right" for _ in columns))
-    return tabulate(rows, headers, tablefmt="github", colalign=align, disable_numparse=True)
+    return markdown_table(rows, headers, align)
 
 
 def _summary(events: list[dict[str, Any]], warmup: int) -> dict[str, Any]:

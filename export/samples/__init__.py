@@ -1,4 +1,4 @@
-"""Two small trained ALBERTs with labelled data, made by ``scripts/samples/train.py``."""
+"""Checkpoints that need no download: two small trained ALBERTs with labelled data."""
 
 from __future__ import annotations
 

@@ -9,9 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tabulate import tabulate
-
 from albert_deploy.runtime.manifest import write_json, write_text, writing
+from albert_deploy.validation.tables import markdown_table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -100,7 +99,7 @@ def pareto_table(report: Mapping[str, Any]) -> str:
         ]
         for row in report["pareto"]
     ]
-    return tabulate(rows, headers=_COLUMNS, tablefmt="github", disable_numparse=True)
+    return markdown_table(rows, _COLUMNS)
 
 
 def sensitivity_table(report: Mapping[str, Any], most: int = 20) -> str:
@@ -110,7 +109,7 @@ def sensitivity_table(report: Mapping[str, Any], most: int = 20) -> str:
         [row["label"] + (", all" if row["iteration"] is None else ""), f"{row['sqnr_db']:.1f}"]
         for row in sorted(known, key=lambda row: row["sqnr_db"])[:most]
     ]
-    return tabulate(rows, headers=("product", "SQNR dB"), tablefmt="github", disable_numparse=True)
+    return markdown_table(rows, ("product", "SQNR dB"))
 
 
 def draw_search(report: Mapping[str, Any]) -> Figure:

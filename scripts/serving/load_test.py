@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import click
-from tabulate import tabulate
 
 from albert_deploy.runtime.errors import AlbertDeployError, ContractError, PerformanceError
 from albert_deploy.runtime.manifest import write_json
 from albert_deploy.scripts.cli import options
 from albert_deploy.scripts.serving.load import PROTOCOLS, Load, closed_load, open_load
 from albert_deploy.scripts.serving.running import Running, running
+from albert_deploy.validation.tables import markdown_table
 
 # What the gate is about: so many requests at once, and batches of as many in this process.
 _CONCURRENCY = 16
@@ -157,7 +157,7 @@ def told(report: dict[str, Any]) -> str:
         f"in this process, batches of {report['concurrency']}: {here:.0f} texts/s\n"
         f"served over HTTP, {report['concurrency']} requests at once: {there:.0f} texts/s, "
         f"{100 * report['share']:.0f}% (medians of {len(report['here_texts_per_s'])} rounds)\n\n"
-        + tabulate(rows, headers=head, tablefmt="github", disable_numparse=True)
+        + markdown_table(rows, head)
     )
 
 

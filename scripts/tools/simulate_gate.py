@@ -19,6 +19,7 @@ from albert_deploy.validation.gate.gate import judge, verdict_of
 from albert_deploy.validation.gate.policy import Policy, Rules
 from albert_deploy.validation.scores.paired import compare_counts
 from albert_deploy.validation.scores.resampling import score_interval
+from albert_deploy.validation.tables import markdown_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -92,21 +93,17 @@ def simulate(
 
 def table(variant: str, config: SimulateConfig) -> str:
     """Return the verdicts of each cell, ``pass / undecided / fail`` in percent, as Markdown."""
-    from tabulate import tabulate
-
     lines = []
     for rows in ROWS:
         for churn in CHURNS:
             cells = [simulate(variant, rows, drop, churn, config) for drop in DROPS]
             lines.append([f"{rows:,}", f"{churn:g}%", *(_cell(cell) for cell in cells)])
     headers = ("rows", "changes", *(f"drop {drop:g}" for drop in DROPS))
-    return tabulate(lines, headers=headers, tablefmt="github", disable_numparse=True)
+    return markdown_table(lines, headers)
 
 
 def planted_table(config: SimulateConfig) -> str:
     """Return the verdicts on a drop of 9 of 872 rows, as Markdown."""
-    from tabulate import tabulate
-
     lines = []
     for better, worse in _PLANTED:
         paired = compare_counts(
@@ -126,7 +123,7 @@ def planted_table(config: SimulateConfig) -> str:
         lines.append([better, worse, interval, f"{p_value:.3f}", *by_margin, *default])
     headers = ["better", "worse", "interval", "McNemar p", "margin 0.5", "margin 1", "margin 2"]
     headers += [f"{v} as shipped" for v in VARIANTS]
-    return tabulate(lines, headers=headers, tablefmt="github", disable_numparse=True)
+    return markdown_table(lines, headers)
 
 
 def draw(config: SimulateConfig) -> Figure:

@@ -57,7 +57,7 @@ def render_html(report: Mapping[str, Any]) -> str:
 def _template() -> Any:
     import jinja2
 
-    folder = resources.files("albert_deploy.validation") / "templates"
+    folder = resources.files("albert_deploy.validation.report") / "templates"
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(lambda name: (folder / name).read_text(encoding="utf-8")),
         autoescape=True,

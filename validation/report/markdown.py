@@ -7,27 +7,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tabulate import tabulate
-
 from albert_deploy.validation.gate.verdicts import PASS, advice, all_checks, reason
 from albert_deploy.validation.report import wording
 from albert_deploy.validation.report.sections import COLUMNS as ENGINE_COLUMNS
-from albert_deploy.validation.report.sections import engine_rows
+from albert_deploy.validation.report.sections import after, columns_of, engine_rows, range_rows
 from albert_deploy.validation.report.wording import MISSING
+from albert_deploy.validation.tables import markdown_table
 
 # GitHub takes a comment of 65,536 characters; counted in bytes, so that any way of counting fits.
 COMMENT_BYTES = 65_536
 _CUT = "*Cut here: the whole is in `report.html` and `validation.json`.*"
 _COLUMNS = ("variant", "engine", "MB", "score", "agreement", "changed", "SQNR dB", "max error")
-# Key of a coverage row -> its column; of the second group only those that some row fills.
-WEIGHTS = {"weight": "weight", "uses": "uses", "converted": "converted", "dtype": "data type"}
-DETAILS = {
-    "granularity": "granularity",
-    "scales": "scales",
-    "integer_inputs": "rounded activations",
-    "real_inputs": "activations left real",
-    "reason": "reason",
-}
 _RANGES = {"label": "activation", "peak": "peak", "range": "range", "clipped": "clipped"}
 # Checks that do not pass and are listed open; the rest is in the other reports.
 _LISTED = 40
@@ -129,16 +119,10 @@ def trace_table(report: Mapping[str, Any]) -> str:
     return markdown(rows, ("SQNR in dB after", *traces))
 
 
-def after(entry: Mapping[str, Any]) -> str:
-    """Return the place of a trace's entry."""
-    # A head that reads no other token has no other one computed in the last iteration.
-    return str(entry.get("after")) + (", first token" if entry.get("tokens") == "first" else "")
-
-
 def markdown(rows: Sequence[Sequence[Any]], headers: Sequence[str]) -> str:
     """Return a table in GitHub's Markdown."""
     safe = [[escaped(cell) for cell in row] for row in rows]
-    return tabulate(safe, headers=headers, tablefmt="github", disable_numparse=True)
+    return markdown_table(safe, headers)
 
 
 def escaped(value: object) -> str:
@@ -147,11 +131,6 @@ def escaped(value: object) -> str:
     for sign, safe in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("|", "\\|"), ("@", "&#64;")):
         text = text.replace(sign, safe)
     return text.replace("](", "]\\(")
-
-
-def columns_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Return key -> column of a table of weights: what every table has, and what some row says."""
-    return WEIGHTS | {k: v for k, v in DETAILS.items() if any(row.get(k) for row in rows)}
 
 
 def _checks(report: Mapping[str, Any]) -> list[str]:
@@ -225,16 +204,6 @@ def _calibration(report: Mapping[str, Any], *, pictures: bool) -> list[str | _Fo
             *["![calibrated ranges](ranges.svg)", ""] * pictures,
         ]
     return ["## Calibration", "", *found] if found else []
-
-
-def range_rows(record: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Return the calibrated ranges of a variant as texts."""
-    forms = {"peak": ".4g", "range": ".4g", "clipped": ".3%"}
-    return [
-        {"label": str(row.get("label"))}
-        | {k: wording.number(row.get(k), f) for k, f in forms.items()}
-        for row in record.get("ranges") or ()
-    ]
 
 
 def _columns(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> str:

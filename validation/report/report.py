@@ -29,7 +29,7 @@ def read_schema() -> dict[str, Any]:
     It lists every key, and admits others: a program that reads a report must pass over keys
     that it does not know.
     """
-    text = (resources.files("albert_deploy.validation") / _FILE).read_text(encoding="utf-8")
+    text = (resources.files("albert_deploy.validation.report") / _FILE).read_text(encoding="utf-8")
     return dict(json.loads(text))
 
 

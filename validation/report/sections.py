@@ -9,8 +9,17 @@ from typing import Any
 
 from albert_deploy.validation.gate.verdicts import all_checks
 from albert_deploy.validation.report import wording
-from albert_deploy.validation.report.markdown import after, columns_of, range_rows
 from albert_deploy.validation.report.wording import MISSING, compact, number
+
+# Key of a coverage row -> its column; of the second group only those that some row fills.
+WEIGHTS = {"weight": "weight", "uses": "uses", "converted": "converted", "dtype": "data type"}
+DETAILS = {
+    "granularity": "granularity",
+    "scales": "scales",
+    "integer_inputs": "rounded activations",
+    "real_inputs": "activations left real",
+    "reason": "reason",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,6 +157,27 @@ def engines_section(report: Mapping[str, Any]) -> Section:
             ),
         ),
     )
+
+
+def after(entry: Mapping[str, Any]) -> str:
+    """Return the place of a trace's entry."""
+    # A head that reads no other token has no other one computed in the last iteration.
+    return str(entry.get("after")) + (", first token" if entry.get("tokens") == "first" else "")
+
+
+def columns_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Return key -> column of a table of weights: what every table has, and what some row says."""
+    return WEIGHTS | {k: v for k, v in DETAILS.items() if any(row.get(k) for row in rows)}
+
+
+def range_rows(record: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Return the calibrated ranges of a variant as texts."""
+    forms = {"peak": ".4g", "range": ".4g", "clipped": ".3%"}
+    return [
+        {"label": str(row.get("label"))}
+        | {k: wording.number(row.get(k), f) for k, f in forms.items()}
+        for row in record.get("ranges") or ()
+    ]
 
 
 def details(report: Mapping[str, Any]) -> list[Section]:

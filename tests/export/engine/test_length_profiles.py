@@ -8,7 +8,6 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree as ET
 
 import numpy as np
 import pytest
@@ -16,7 +15,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from albert_deploy.export.engine.profile_picture import picture, profile_table
 from albert_deploy.export.engine.profiles import (
     AutoConfig,
     Lengths,
@@ -343,25 +341,3 @@ def test_a_record_is_plain_json(plan: ProfilePlan) -> None:
     assert told["padded_ratio"] == told["padded_tokens"] / told["real_tokens"]
     single = 64 * 128 / told["real_tokens"]
     assert told["one_profile_ratio"] == {"61": single * 61 / 128, "128": single}
-
-
-def test_the_table_has_each_bucket_and_single_lengths(plan: ProfilePlan) -> None:
-    lines = [[cell.strip() for cell in row.split("|")] for row in profile_table(plan).splitlines()]
-    assert [row[1] for row in lines[2:]] == [
-        *(f"{b.first} to {b.maximum}" for b in plan.buckets),
-        "**all**",
-        "in one bucket",
-        "in one bucket",
-    ]
-    assert lines[-1][2:7] == ["128", "64", "1,254", "8,192", f"{8192 / 1254:.2f}"]
-    assert lines[4][3:7] == ["64", "1,254", f"{plan.padded_tokens:,}", f"{plan.ratio:.2f}"]
-
-
-def test_the_picture_is_the_same_each_time(plan: ProfilePlan, tmp_path: Path) -> None:
-    paths = [tmp_path / "a" / "profiles.svg", tmp_path / "b.svg"]
-    for path in paths:
-        picture(plan, path)
-    first, second = (path.read_bytes() for path in paths)
-    assert first == second
-    assert ET.fromstring(first).tag.endswith("svg")
-    assert all(f"<!-- to {bucket.padded}" in first.decode() for bucket in plan.buckets)
