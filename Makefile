@@ -110,7 +110,7 @@ serve: install $(SERVER)/.installed $(if $(DIR),,$(OUT)/served/bundle.json) ## S
 
 serve-test: install $(SERVER)/.installed $(OUT)/served/bundle.json ## Test a real Triton: answers, faults, recovery, load
 	ALBERT_DEPLOY_SERVER=$(abspath $(SERVER)/bin/albert-deploy) $(BIN)/python -m pytest -m serve tests/serving
-	$(BIN)/python -m albert_deploy.scripts.serving.load_test $(OUT)/served \
+	$(BIN)/python -m albert_deploy.scripts.tools.load_test $(OUT)/served \
 		--server $(SERVER)/bin/albert-deploy --out $(OUT)/serving.json --plot $(OUT)/serving.svg $(ARGS)
 
 size: install ## Measure the environment that answering needs, with OUT/sample-sst2 where it is there

@@ -137,8 +137,8 @@ def _measure_serving(
         ServingConfig,
         measure_serving,
         record_serving,
+        serving_text,
     )
-    from albert_deploy.scripts.serving.profile_text import serving_text
 
     given: dict[str, Any] = {} if variants is None else {"variants": options.names(variants)}
     config = ServingConfig(

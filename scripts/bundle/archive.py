@@ -19,7 +19,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from albert_deploy.runtime.bundle import LISTING, MAX_FILES, MAX_LISTING_BYTES, read_listing
 from albert_deploy.runtime.errors import ContractError, InputError, MachineError
@@ -73,8 +73,8 @@ def write_archive(directory: Path, out: Path, *, epoch: int) -> None:
     """
     _, files = read_listing((directory / LISTING).read_bytes(), str(directory / LISTING))
     with writing(out) as sink:
-        packed = _Digesting(sink)
-        with gzip.GzipFile("", "wb", 6, packed, mtime=0) as tar:  # type: ignore[arg-type]
+        packed: Any = _Digesting(sink)
+        with gzip.GzipFile("", "wb", 6, packed, mtime=0) as tar:
             for name in (LISTING, *files):
                 size = (directory / name).stat().st_size
                 tar.write(_header(name, size, epoch))
@@ -106,7 +106,8 @@ def extract_archive(archive: Path, out: Path, limits: Limits = Limits()) -> None
         with archive.open("rb") as file:
             size = _check_seal(file, archive)
             file.seek(0)
-            with gzip.GzipFile(fileobj=_First(file, size)) as tar:  # type: ignore[arg-type]
+            first: Any = _First(file, size)
+            with gzip.GzipFile(fileobj=first) as tar:
                 _extract(tar, out, limits, archive)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise ContractError(f"{archive} is damaged: {error}; {_REFUSED}") from error

@@ -65,7 +65,7 @@ def serve(
 
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # What is started here never returns.
     find_installation()  # First, as what comes next needs what was installed with it.
-    from albert_deploy.scripts.serving.front import FrontConfig
+    from albert_deploy.scripts.serving.front.front import FrontConfig
     from albert_deploy.scripts.serving.serve import ServeConfig
     from albert_deploy.scripts.serving.serve import serve as run
     from albert_deploy.scripts.serving.supervise import WatchConfig

@@ -20,7 +20,7 @@ from albert_deploy.runtime.contract import VARIANTS
 from albert_deploy.runtime.errors import ContractError, InputError, MachineError
 from albert_deploy.runtime.manifest import check_file, read_manifest
 from albert_deploy.runtime.tasks.tokenize import TOKENIZER_NAME
-from albert_deploy.scripts.serving.front import Front, FrontConfig, Upstream
+from albert_deploy.scripts.serving.front.front import Front, FrontConfig, Upstream
 from albert_deploy.scripts.serving.installation import (
     Installation,
     command,

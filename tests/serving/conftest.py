@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from albert_deploy.runtime import load
-from albert_deploy.scripts.serving.running import Running, running
+from albert_deploy.scripts.tools.running import Running, running
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TEXTS = 64

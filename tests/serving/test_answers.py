@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from albert_deploy.scripts.serving.load import closed_load
-from albert_deploy.scripts.serving.running import Running
+from albert_deploy.scripts.tools.load import closed_load
+from albert_deploy.scripts.tools.running import Running
 
 Same = Callable[[Any, Any], bool]
 

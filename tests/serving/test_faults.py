@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from albert_deploy.scripts.serving.running import Running
+from albert_deploy.scripts.tools.running import Running
 
 
 @pytest.fixture(autouse=True)

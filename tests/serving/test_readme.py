@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from albert_deploy.scripts.serving.running import Running
+from albert_deploy.scripts.tools.running import Running
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from albert_deploy.scripts.serving.running import Running
+from albert_deploy.scripts.tools.running import Running
 
 pytestmark = pytest.mark.slow
 

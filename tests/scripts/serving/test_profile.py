@@ -24,9 +24,9 @@ from albert_deploy.scripts.serving.profile import (
     preferred,
     record_serving,
     rows_per_s,
+    serving_text,
     splits,
 )
-from albert_deploy.scripts.serving.profile_text import serving_text
 
 Cost = Callable[[int, int, int], float]
 

@@ -29,7 +29,7 @@ from fake_upstream import (
 )
 
 from albert_deploy.runtime.errors import MachineError
-from albert_deploy.scripts.serving.front import Front, FrontConfig, Upstream
+from albert_deploy.scripts.serving.front.front import Front, FrontConfig, Upstream
 
 CHUNKED = f"POST {INFER} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
 DEAD_ANSWER = (500, b'{"error":"%b"}' % DEAD.encode())

@@ -7,16 +7,11 @@ import resource
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from albert_deploy.scripts.serving.front_http import HttpFront
-from albert_deploy.scripts.serving.front_state import (
-    FrontConfig,
-    FrontCounts,
-    FrontState,
-    Upstream,
-)
+from albert_deploy.scripts.serving.front.http import HttpFront
+from albert_deploy.scripts.serving.front.state import FrontConfig, FrontCounts, FrontState, Upstream
 
 if TYPE_CHECKING:
-    from albert_deploy.scripts.serving.front_grpc import GrpcFront
+    from albert_deploy.scripts.serving.front.rpc import GrpcFront
 
 __all__ = ["Front", "FrontConfig", "FrontCounts", "Upstream"]
 
@@ -54,7 +49,7 @@ class Front:
         self._http = HttpFront(self._state)
         await self._http.start()
         if config.grpc_port is not None:
-            from albert_deploy.scripts.serving.front_grpc import GrpcFront
+            from albert_deploy.scripts.serving.front.rpc import GrpcFront
 
             self._grpc = GrpcFront(self._state)
             try:

@@ -11,7 +11,7 @@ import grpc
 import grpc.aio
 
 from albert_deploy.runtime.errors import MachineError
-from albert_deploy.scripts.serving.front_state import DEAD_STUB, FrontState, Upstream
+from albert_deploy.scripts.serving.front.state import DEAD_STUB, FrontState, Upstream
 
 _SERVICE = "/inference.GRPCInferenceService/"
 _INFER = _SERVICE + "ModelInfer"

@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from fake_upstream import DEAD, World, play, until
 
 from albert_deploy.runtime.errors import MachineError
-from albert_deploy.scripts.serving.front import Front, FrontConfig, Upstream
+from albert_deploy.scripts.serving.front.front import Front, FrontConfig, Upstream
 
 SERVICE = "/inference.GRPCInferenceService/"
 INFER = SERVICE + "ModelInfer"

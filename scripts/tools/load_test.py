@@ -1,6 +1,6 @@
 """Measure a served model against the same model in this process, and fail where it is too slow.
 
-``python -m albert_deploy.scripts.serving.load_test DIR --server .venv-serve/bin/albert-deploy``
+``python -m albert_deploy.scripts.tools.load_test DIR --server .venv-serve/bin/albert-deploy``
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ import click
 from albert_deploy.runtime.errors import AlbertDeployError, ContractError, PerformanceError
 from albert_deploy.runtime.manifest import write_json
 from albert_deploy.scripts.cli import options
-from albert_deploy.scripts.serving.load import PROTOCOLS, Load, closed_load, open_load
-from albert_deploy.scripts.serving.running import Running, running
+from albert_deploy.scripts.tools.load import PROTOCOLS, Load, closed_load, open_load
+from albert_deploy.scripts.tools.running import Running, running
 from albert_deploy.validation.tables import markdown_table
 
 # What the gate is about: so many requests at once, and batches of as many in this process.

@@ -11,7 +11,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from albert_deploy.scripts.serving.front import Front, FrontConfig, Upstream
+from albert_deploy.scripts.serving.front.front import Front, FrontConfig, Upstream
 
 DEAD = "Stub process 'albert_0_0' is not healthy."
 INFER = "/v2/models/albert/infer"

@@ -1,0 +1,1 @@
+"""The proxy before Triton: limits, an allow list, holding and asking again."""
