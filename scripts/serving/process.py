@@ -68,6 +68,10 @@ class TritonProcess:
             await self._reader
         raise ContractError(f"Triton ended before its model was loaded: {self.told()}")
 
+    def runs(self) -> bool:
+        """Return whether it has not ended."""
+        return self._process.returncode is None
+
     async def wait(self) -> int:
         """Wait for its end and return its exit status."""
         return await self._process.wait()

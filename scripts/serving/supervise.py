@@ -111,7 +111,7 @@ async def run(served: Served, config: WatchConfig, *, note: Note, ready: Note) -
         if triton is not None:
             ready(_where(served, config, front))
         while triton is not None and (why := await _trouble(triton, died, stop)):
-            front.hold(why)
+            front.hold(why, ours=triton.runs())
             await triton.kill()
             triton = await _unless(stop, _again(served, config, front, note, why, restarts))
             while not died.empty():  # of the one before

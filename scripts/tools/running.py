@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from typing import IO
 from albert_deploy.runtime.errors import MachineError
 
 _WHERE = re.compile(r"serving (\S+) .* on http://([\d.]+):(\d+)(?:, gRPC [\d.]+:(\d+))?")
-_START_S = 90.0
+_START_S = 300.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +30,7 @@ class Running:
         http: ``host:port``.
         grpc: ``host:port``; empty without gRPC.
         log: What it says, on both streams.
+        temporary: Folder in which it makes its temporary ones, and nobody else.
     """
 
     process: subprocess.Popen[bytes]
@@ -36,6 +38,7 @@ class Running:
     http: str
     grpc: str
     log: Path
+    temporary: Path
 
     def said(self) -> str:
         """Return what it said so far."""
@@ -62,33 +65,35 @@ def running(
     Raises:
         MachineError: It ended, or was not ready in time.
     """
-    with log.open("wb") as file:
-        process = _start(program, directory, file, options)
-    try:
-        yield _ready(process, log)
-    finally:
-        if process.poll() is None:
-            process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(60)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+    with tempfile.TemporaryDirectory(prefix="albert-deploy-test-") as folder:
+        temporary = Path(folder)
+        with log.open("wb") as file:
+            process = _start(program, directory, file, options, temporary)
+        try:
+            yield _ready(process, log, temporary)
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+                try:
+                    process.wait(60)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    process.wait()
 
 
 def _start(
-    program: Path, directory: Path, log: IO[bytes], options: Sequence[str]
+    program: Path, directory: Path, log: IO[bytes], options: Sequence[str], temporary: Path
 ) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [program, "serve", directory, "--port", "0", "--grpc-port", "0", *options],
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=subprocess.STDOUT,
-        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+        env=os.environ | {"PYTHONUNBUFFERED": "1", "TMPDIR": str(temporary)},
     )
 
 
-def _ready(process: subprocess.Popen[bytes], log: Path) -> Running:
+def _ready(process: subprocess.Popen[bytes], log: Path, temporary: Path) -> Running:
     end = time.monotonic() + _START_S
     while time.monotonic() < end:
         said = log.read_text(encoding="utf-8", errors="replace")
@@ -100,6 +105,7 @@ def _ready(process: subprocess.Popen[bytes], log: Path) -> Running:
                 http=f"{host}:{http}",
                 grpc=f"{host}:{grpc}" if grpc else "",
                 log=log,
+                temporary=temporary,
             )
         if process.poll() is not None:
             raise MachineError(f"the server ended with {process.returncode}: {said.strip()}")

@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -103,7 +102,7 @@ def served(start: Callable[..., Any], bundled: Path) -> Iterator[Running]:
 
 @pytest.mark.parametrize("victim", ["worker", "every worker", "triton"])
 @pytest.mark.parametrize("protocol", ["http", "grpc"])
-def test_kill_9_under_load_loses_nothing(
+def test_kill_9_under_load_loses_nothing_but_what_triton_had(
     served: Running,
     connect: Callable[..., Any],
     texts: list[str],
@@ -123,8 +122,12 @@ def test_kill_9_under_load_loses_nothing(
         os.kill(pid, signal.SIGKILL)
     answers = load.finish()
     assert len(answers) == _ASKED
+    lost = [answer for _, answer in answers if isinstance(answer, Refused)]
     for text, answer in answers:
-        assert same(answer, wanted[text]), answer
+        assert isinstance(answer, Refused) or same(answer, wanted[text]), answer
+    # What Triton died of may be a request that it had: those are not asked again.
+    assert len(lost) <= (_CLIENTS if victim == "triton" else 0), lost
+    assert all("not asked again" in one for one in lost)
     assert "restarting Triton" in served.said()
     assert all(gone(pid) for pid in [server, *workers])
     assert served.stop() == 0
@@ -155,7 +158,7 @@ def test_sigterm_under_load_answers_what_was_accepted(
     words = ("refused", "stopping", "failed to connect", "503", "UNAVAILABLE", "CANCELLED")
     assert [one for one in refused if not any(word in one for word in words)] == []
     assert gone(server)
-    assert not list(Path(tempfile.gettempdir()).glob("albert-deploy-serve-*/backends"))
+    assert not list(served.temporary.iterdir())
 
 
 def test_a_full_queue_refuses_at_once_and_goes_on(

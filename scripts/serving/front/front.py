@@ -81,9 +81,14 @@ class Front:
             self._grpc.open_to(upstream)
         http.pool.resume()
 
-    def hold(self, why: str) -> None:
-        """Let inference wait for `open`, and say not ready at once."""
-        self._state.hold(why)
+    def hold(self, why: str, *, ours: bool = False) -> None:
+        """Let inference wait for `open`, and say not ready at once.
+
+        Args:
+            why: What clients are told meanwhile.
+            ours: Triton is about to be ended from here: what it has now is asked again.
+        """
+        self._state.hold(why, ours=ours)
 
     async def drain(self, timeout_s: float) -> int:
         """Take nothing new, and wait for what is accepted.

@@ -31,7 +31,8 @@ class HttpFront:
         self.state = state
         self.loop = asyncio.get_running_loop()
         self.pool = Pool(state)
-        self.connections: set[ClientConnection] = set()
+        # In the order in which they came.
+        self.connections: dict[ClientConnection, None] = {}
         self.server: asyncio.Server | None = None
         self.port = 0
         config = state.config
@@ -69,13 +70,19 @@ class HttpFront:
             connection.expire()
         self._timer = self.loop.call_later(self._tick_s, self._sweep)
 
+    def make_room(self) -> bool:
+        """End the connection that has waited longest without a request, if there is one."""
+        silent = next((one for one in self.connections if one.idle()), None)
+        if silent is not None and silent.transport is not None:
+            silent.transport.abort()
+            self.connections.pop(silent, None)
+        return silent is not None
+
     def turn_away(self, request: Request) -> Refusal | None:
         """Why a whole request is not accepted now, if it is not."""
         state = self.state
-        if request.bad_json_length():
-            return Refusal(
-                400, "malformed", "Inference-Header-Content-Length is no number within the body"
-            )
+        if bad := request.bad():
+            return Refusal(400, "malformed", bad)
         if request.route in _UNLIMITED:
             return None
         if state.draining:
@@ -144,7 +151,7 @@ async def _until(met: Callable[[], bool], deadline: float) -> None:
 
 
 _LINGER_BYTES = 1 << 30  # read and thrown away after a last answer, so that it can be read
-_EXTRA_CONNECTIONS = 64  # beyond the limit, held only as long as their 503 takes
+_EXTRA_CONNECTIONS = 64  # beyond the limit, for probes and for being told 503
 _MAX_PIPELINED = 128
 _buffer = memoryview(bytearray(64 << 10))  # one for all: it is parsed before the next read
 
@@ -153,6 +160,7 @@ class ClientConnection(asyncio.BufferedProtocol):
     """One client: its requests are read ahead a little and answered one after the other.
 
     Attributes:
+        beyond: It came when there were too many: a probe is answered on it, and then it ends.
         deadline: When the sweep calls `expire`; what it waits for depends on what is going on.
     """
 
@@ -165,6 +173,7 @@ class ClientConnection(asyncio.BufferedProtocol):
         self.current: Request | None = None
         self.job: Job | None = None
         self.deadline: float | None = None
+        self.beyond = False
         self.lingering = False
         self.clogged = False
         self.turning = False
@@ -174,17 +183,18 @@ class ClientConnection(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self.transport = transport
-        self.deadline = self.front.loop.time() + self.state.config.idle_timeout_s
-        self.front.connections.add(self)
-        over = len(self.front.connections) - self.state.config.max_connections
+        self.deadline = self.front.loop.time() + self.state.config.read_timeout_s
+        over = len(self.front.connections) + 1 - self.state.config.max_connections
+        if over > 0 and self.front.make_room():
+            over -= 1
+        self.front.connections[self] = None
+        self.beyond = over > 0
         if over > _EXTRA_CONNECTIONS:
             self.state.refused["connections"] += 1
             transport.abort()
-        elif over > 0:
-            self.reader.refuse(Refusal(503, "connections", "too many connections are open"))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.front.connections.discard(self)
+        self.front.connections.pop(self, None)
         self.transport = None
         self.reader.deaf = True
         if self.job is not None:
@@ -196,6 +206,14 @@ class ClientConnection(asyncio.BufferedProtocol):
                 request.release(self.state)
         self.queue.clear()
         self.reader.reading = self.current = None
+
+    def idle(self) -> bool:
+        """Whether nothing was asked on it that is not answered, nor begins to be."""
+        return (
+            self.current is None
+            and self.reader.reading is None
+            and not (self.queue or self.lingering or self.clogged)
+        )
 
     def get_buffer(self, sizehint: int) -> memoryview:
         return _buffer
@@ -269,7 +287,12 @@ class ClientConnection(asyncio.BufferedProtocol):
     def _start(self, request: Request) -> None:
         self.current, self.deadline = request, None
         front = self.front
-        found = request.refusal or front.turn_away(request)
+        found = request.refusal
+        if self.beyond and found is None:
+            request.close = self.reader.deaf = True
+            if request.route not in _UNLIMITED:
+                found = Refusal(503, "connections", "too many connections are open")
+        found = found or front.turn_away(request)
         if found is not None:
             self.state.refused[found.reason] += 1
             self._own(found.status, found.message, found.more)

@@ -11,6 +11,8 @@ import httptools
 from albert_deploy.scripts.serving.front.routes import JSON_TYPE, grown
 from albert_deploy.scripts.serving.front.state import DEAD_STUB, FrontState
 
+_DIED = "the server died while it had this request, which is not asked again"
+
 
 class Pool:
     """Sends jobs to Triton, holds them while there is no worker, and sends them again."""
@@ -69,7 +71,12 @@ class Pool:
                 )
         except OSError as error:
             job.attempts += 1
-            self.broken(job, generation, f"it cannot be reached: {error}", fresh=True)
+            self.state.lost(generation, f"Triton is gone: it cannot be reached: {error}")
+            # A kept connection broke under it: not because that was old, as Triton is gone.
+            if job.sent and not self.state.ours:
+                self._fail(job, 503, _DIED)
+            else:
+                self._again(job, f"it cannot be reached: {error}")
             return
         if job not in self.active:  # its client left, or it took too long
             if connection.usable():
@@ -83,14 +90,21 @@ class Pool:
             self._send(job)
 
     def broken(self, job: Job, generation: int, why: str, *, fresh: bool) -> None:
-        """A request found its upstream gone; a kept connection may merely have grown old."""
+        """The upstream went while it had a request; a kept connection may merely have grown old.
+
+        What Triton died of must not reach the next one: such a request is not sent again.
+        """
         if fresh and not job.metrics:
             self.state.lost(generation, f"Triton is gone: {why}")
-        if not fresh and job.done is not None and job in self.active:
+        if fresh and self.state.ours:
+            self._again(job, why)
+        elif fresh:
+            self._fail(job, 503, _DIED)
+        elif job.done is not None and job in self.active:
             self.state.retried += 1
             self._dial(job)
         else:
-            self._again(job, why)
+            self.active.discard(job)
 
     def answered(
         self, job: Job, generation: int, status: int, headers: bytes, body: bytes | bytearray
@@ -99,6 +113,7 @@ class Pool:
         if status == 500 and job.again:
             text = body[-400:].decode("utf-8", "replace")
             if DEAD_STUB.search(text):
+                job.sent = False
                 self.state.lost(generation, f"a worker is gone: {text}")
                 self._again(job, "its worker died")
                 return
@@ -186,6 +201,7 @@ class Job:
         "done",
         "hold_until",
         "metrics",
+        "sent",
         "wire",
     )
 
@@ -205,6 +221,7 @@ class Job:
         self.done: Done | None = done
         self.attempts = 0
         self.hold_until = 0.0
+        self.sent = False
         self.connection: UpstreamConnection | None = None
 
 
@@ -247,6 +264,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         job.connection = self
         job.attempts += 1
         self.used += 1
+        job.sent = True
         self.transport.write(job.wire)
 
     def abort(self) -> None:

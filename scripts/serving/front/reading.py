@@ -6,6 +6,7 @@ from typing import Protocol
 
 import httptools
 
+from albert_deploy.scripts.serving.front.bodies import bad_body
 from albert_deploy.scripts.serving.front.routes import (
     READ_HEADERS,
     Refusal,
@@ -132,12 +133,17 @@ class Request:
         lines.append(b"\r\n")
         return b"".join(lines) + self.body
 
-    def bad_json_length(self) -> bool:
-        """Whether Inference-Header-Content-Length is no number within the body."""
+    def bad(self) -> str | None:
+        """Return why the whole body is none that Triton may read; None where it may."""
+        if self.route is not Route.INFER:
+            return None
         text = self.headers.get(b"inference-header-content-length")
-        if text is None:
-            return False
-        return not text.isdigit() or len(text) > 18 or int(text) > len(self.body)
+        body = self.body
+        if text is not None:
+            if not text.isdigit() or len(text) > 18 or int(text) > len(body):
+                return "Inference-Header-Content-Length is no number within the body"
+            body = body[: int(text)]
+        return bad_body(body, generate=self.path.endswith(b"/generate"))
 
 
 # ruff: noqa: D102 -- httptools says what its callbacks are

@@ -39,6 +39,8 @@ _GONE = re.compile(
     r"|stream removed",
     re.IGNORECASE,
 )
+# Of those, a call that never left.
+_NOT_SENT = re.compile(r"failed to connect|connection (?:refused|attempt timed out)", re.I)
 _Call = Callable[..., Awaitable[bytes]]
 
 
@@ -176,6 +178,9 @@ class GrpcFront(grpc.GenericRpcHandler):  # type: ignore[misc]
             else:
                 return code, text
             state.lost(generation, why)
+            died = code is not grpc.StatusCode.INTERNAL and not _NOT_SENT.search(text)
+            if died and not state.ours:
+                return None, "the server died while it had this call, which is not asked again"
             tries += 1
             if not again or tries > config.retries:
                 return None, f"no answer after {tries} tries: {why}"

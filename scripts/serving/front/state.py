@@ -87,6 +87,7 @@ class FrontState:
 
     Attributes:
         held: Why no inference goes to Triton now; None while it is open.
+        ours: What breaks now was broken on purpose, to replace a worker: no request is to blame.
         generation: Counts `open_to`, so that a late failure of an upstream given up long ago does
             not pass for a new incident.
     """
@@ -96,6 +97,7 @@ class FrontState:
     upstream: Upstream | None = None
     held: str | None = "the server is starting"
     generation: int = 0
+    ours: bool = False
     draining: bool = False
     buffered_bytes: int = 0
     accepted: int = 0
@@ -109,14 +111,15 @@ class FrontState:
 
     def open_to(self, upstream: Upstream) -> None:
         """Let requests flow to `upstream`."""
+        self.ours = False
         self.upstream = upstream
         self.generation += 1
         self.held = None
         self.opened.set()
 
-    def hold(self, why: str) -> None:
+    def hold(self, why: str, *, ours: bool = False) -> None:
         """Let inference wait until `open_to`."""
-        self.held = why
+        self.held, self.ours = why, self.ours or ours
         self.opened.clear()
 
     def lost(self, generation: int, why: str) -> None:

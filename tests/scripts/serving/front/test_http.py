@@ -413,16 +413,20 @@ def test_two_hundred_requests_while_the_upstream_dies_once_each_get_their_own() 
                 body = b"%d " % i * random.randrange(1, 2000)
                 client.send(post(body))
                 answer = await client.answer()
-                assert (answer.status, answer.body) == (200, b"answer to " + body)
-                done += 1
+                if answer.status == 503:
+                    assert "not asked again" in answer.error
+                else:
+                    assert (answer.status, answer.body) == (200, b"answer to " + body)
+                    done += 1
             client.close()
             return done
 
-        assert sum(await asyncio.gather(*(one_client() for _ in range(32)))) == 200
+        done = sum(await asyncio.gather(*(one_client() for _ in range(32))))
         counts = world.front.counts
         assert (len(restarted), len(world.died)) == (1, 1)
-        assert (counts.accepted, counts.answered, counts.failed) == (200, 200, 0)
-        assert counts.retried > 0
+        # What was under way when it died fails once; all that came after it waited.
+        assert 1 <= counts.failed <= 32
+        assert (counts.accepted, counts.answered) == (200, done) == (200, 200 - counts.failed)
 
     play(scenario)
 
@@ -456,20 +460,64 @@ def test_a_dead_stub_holds_and_the_request_is_sent_again() -> None:
 def test_a_request_that_kills_every_worker_fails_in_the_end() -> None:
     async def scenario(world: World) -> None:
         async def behave(path: str, body: bytes) -> Reply:
-            return None if body == b"poison" else DEAD_ANSWER
+            return DEAD_ANSWER
 
         world.fake.behave = behave
-        for body in (b"poison", b"other"):
+        job = asyncio.create_task(ask(world, post(b"other")))
+        for incidents in (1, 2):
+            await until(lambda n=incidents: len(world.died) == n)
             world.open()
-            job = asyncio.create_task(ask(world, post(body)))
-            seen, incidents = len(world.fake.seen), len(world.died)
-            for _ in range(2):
-                incidents += 1
-                await until(lambda n=incidents: len(world.died) == n)
-                world.open()
-            answer = await job
-            assert (answer.status, "3 tries" in answer.error) == (503, True)
-            assert len(world.fake.seen) == seen + 3
+        answer = await job
+        assert (answer.status, "3 tries" in answer.error) == (503, True)
+        assert len(world.fake.seen) == 3
+
+    play(scenario)
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_a_request_that_kills_triton_is_never_sent_again(kept: bool) -> None:
+    async def scenario(world: World) -> None:
+        async def behave(path: str, body: bytes) -> Reply:
+            if body != b"poison":
+                return 200, body
+            await world.fake.stop()
+            return None
+
+        world.fake.behave = behave
+        if kept:
+            assert (await ask(world, post(b"1"))).status == 200
+        port = world.upstream.http[1]
+        job = asyncio.create_task(ask(world, post(b"poison")))
+        answer = await job
+        assert (answer.status, "not asked again" in answer.error) == (503, True)
+        await until(lambda: bool(world.died))
+        await world.fake.start(port)
+        world.open()
+        assert (await ask(world, post(b"2"))).body == b"2"
+        assert [body for _, _, body in world.fake.seen].count(b"poison") == 1
+
+    play(scenario)
+
+
+def test_what_runs_while_a_worker_is_replaced_is_asked_again() -> None:
+    async def scenario(world: World) -> None:
+        slow = True
+
+        async def behave(path: str, body: bytes) -> Reply:
+            if slow:
+                await asyncio.sleep(60)
+            return 200, body
+
+        world.fake.behave = behave
+        port = world.upstream.http[1]
+        job = asyncio.create_task(ask(world, post(b"1")))
+        await until(lambda: bool(world.fake.seen))
+        world.front.hold("a worker died", ours=True)
+        await world.fake.stop()
+        slow = False
+        await world.fake.start(port)
+        world.open()
+        assert (await job).body == b"1"
 
     play(scenario)
 
@@ -517,10 +565,11 @@ def test_a_broken_answer_reaches_nobody(reply: bytes) -> None:
             return None
 
         world.fake.behave = behave
-        job = asyncio.create_task(ask(world, post(b"1")))
+        answer = await ask(world, post(b"1"))
+        assert (answer.status, "not asked again" in answer.error) == (503, True)
         await until(lambda: bool(world.died))
         world.open()
-        assert (await job).body == b"1"
+        assert (await ask(world, post(b"2"))).body == b"2"
 
     play(scenario)
 
@@ -601,21 +650,42 @@ def test_a_full_queue_refuses_at_once_but_not_probes() -> None:
     play(scenario, max_in_flight=4)
 
 
-def test_too_many_connections_get_503_and_the_end() -> None:
+def test_too_many_connections_get_503_but_probes_an_answer() -> None:
     async def scenario(world: World) -> None:
-        clients = [await Client.to(world) for _ in range(3)]
-        for client in clients[:2]:
-            client.send(post(b"1"))
-            assert (await client.answer()).status == 200
-        clients[2].send(post(b"1"))
-        assert (await clients[2].answer()).status == 503
-        assert await clients[2].ended()
-        for client in clients:
+        gate = asyncio.Event()
+
+        async def behave(path: str, body: bytes) -> Reply:
+            if path == INFER:
+                await gate.wait()
+            return 200, body
+
+        world.fake.behave = behave
+        busy = [asyncio.create_task(ask(world, post(b"1"))) for _ in range(2)]
+        await until(lambda: len(world.fake.seen) == 2)
+        for request, status in ((post(b"1"), 503), (get("/v2/health/ready"), 200)):
+            client = await Client.to(world)
+            client.send(request)
+            assert (await client.answer()).status == status
+            assert await client.ended()
             client.close()
-        await asyncio.sleep(0.05)
+        gate.set()
+        assert [(await one).status for one in busy] == [200, 200]
         assert (await ask(world, post(b"1"))).status == 200
 
     play(scenario, max_connections=2)
+
+
+def test_silent_connections_make_room_for_those_that_ask() -> None:
+    async def scenario(world: World) -> None:
+        silent = [await Client.to(world) for _ in range(520)]
+        client = await Client.to(world)
+        client.send(post(b"1"))
+        assert (await client.answer()).status == 200
+        assert await silent[0].ended()
+        for one in (*silent, client):
+            one.close()
+
+    play(scenario)
 
 
 def test_clients_that_leave_disturb_nobody() -> None:
@@ -798,6 +868,6 @@ def test_garbage_is_answered_or_closed_and_the_front_lives() -> None:
             assert (fine, errors) == (b"fine", [])
             assert all(b"\0" not in line.encode() for line, _, _ in world.fake.seen)
 
-        play(scenario, read_timeout_s=0.03, idle_timeout_s=0.03)
+        play(scenario, read_timeout_s=0.1, idle_timeout_s=0.03)
 
     check()
