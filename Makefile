@@ -62,7 +62,7 @@ ifeq ($(origin OUT),file)
 		$(RUN) export $(name) --out $(OUT)/$(name) && \
 		$(RUN) quantize $(OUT)/$(name) --variants $(ENGINES) && \
 		$(RUN) build $(OUT)/$(name) --target $(TARGET) --variants $(ENGINES) $(ARGS) && ) true
-	test -d $(BASE)-checkpoint || $(BIN)/python -m albert_deploy.scripts.random_checkpoint base $(BASE)-checkpoint
+	test -d $(BASE)-checkpoint || $(BIN)/python -m albert_deploy.export.samples.random base $(BASE)-checkpoint
 	$(RUN) export $(BASE)-checkpoint --out $(BASE)
 	$(RUN) quantize $(BASE) --variants $(ENGINES) --calibration sst2=$(SAMPLE) --samples 32
 	$(RUN) build $(BASE) --target $(TARGET) --variants $(ENGINES) $(ARGS)
@@ -71,7 +71,7 @@ else
 endif
 
 bench: $(VENV)/.peers ## Measure size, load time and latency of OUT=..., or of ALBERT-base geometry
-	$(RUN) bench $(if $(filter out,$(OUT)),--random base --harness 50,'$(OUT)') $(ARGS)
+	$(RUN) bench $(if $(filter out,$(OUT)),--random base,'$(OUT)') $(ARGS)
 
 # NNCF, which the bench compares with, is large and needed for nothing else.
 $(VENV)/.peers: $(VENV)/.installed
@@ -79,7 +79,7 @@ $(VENV)/.peers: $(VENV)/.installed
 	@touch $@
 
 gpu-bench: install ## Measure PyTorch, ONNX Runtime and TensorRT on this GPU, for docs/performance
-	$(BIN)/python -m albert_deploy.scripts.gpu_bench --models '$(OUT)/gpu-models' $(ARGS)
+	$(BIN)/python -m albert_deploy.scripts.cli.gpu_bench --models '$(OUT)/gpu-models' $(ARGS)
 
 gpu-test: install ## Run the tests that need a GPU; without one they are skipped, with the reason
 	@$(BIN)/python -c 'from albert_deploy.runtime.trt.gpu import probe; found = probe(); \

@@ -16,6 +16,8 @@ from albert_deploy.runtime.contract import FAMILIES, task_named
 from albert_deploy.runtime.errors import ContractError, InputError, MachineError
 
 MANIFEST_NAME = "manifest.json"
+# Folder of reports in a deployment directory.
+REPORTS = "reports"
 FORMAT_VERSION = 1
 # What every manifest of this format has.
 _KEYS = {"task", "source", "contract", "parameter_bytes", "files", "versions", "steps", "variants"}

@@ -11,9 +11,9 @@ from typing import Any
 from albert_deploy.runtime.contract import VARIANTS
 from albert_deploy.runtime.engines.table import AUTO, choose_engine
 from albert_deploy.runtime.errors import AlbertDeployError, InputError
-from albert_deploy.runtime.manifest import check_file
+from albert_deploy.runtime.manifest import REPORTS, check_file
 
-REPORT = "reports/validation.json"
+REPORT = f"{REPORTS}/validation.json"
 _SOURCE = "fp32"
 _GPU_ENGINES = ("trt", "ort-cuda")
 # Nothing is recorded of them on a GPU: the first that passed is taken.

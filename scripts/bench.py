@@ -2,64 +2,34 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from albert_deploy.export.samples import SAMPLES
+from albert_deploy.export.samples.random import random_checkpoint
 from albert_deploy.export.step import ExportConfig, export
 from albert_deploy.quantize.calibration.texts import CalibrationConfig
 from albert_deploy.quantize.step import QuantizeConfig, quantize
 from albert_deploy.runtime.contract import DEFAULT_VARIANTS
-from albert_deploy.runtime.errors import InputError
 from albert_deploy.runtime.manifest import read_manifest, write_json
-from albert_deploy.validation.latency import BenchConfig, bench
-from albert_deploy.validation.latency_report import plot, record, text
-from albert_deploy.validation.pays import PaysConfig, check_pays
-from albert_deploy.validation.tuning import record_tuned, tune_contenders, tuned, tuned_text
+from albert_deploy.validation.bench.bench import bench
+from albert_deploy.validation.bench.choose import (
+    PaysConfig,
+    check_pays,
+    record_tuned,
+    tune_contenders,
+    tuned,
+    tuned_text,
+)
+from albert_deploy.validation.bench.interleave import BenchConfig
+from albert_deploy.validation.bench.report import plot, record, text
 
 # Those that an engine here computes in their own type, and the defaults.
 _CPU_VARIANTS = (*DEFAULT_VARIANTS, "int8-qdq")
 _Say = Callable[[str], None]
-
-# The four sizes of ALBERT v2, Lan et al. 2020, table 1, as their released config.json have them.
-GEOMETRIES: dict[str, dict[str, int]] = {
-    "base": {
-        "hidden_size": 768,
-        "num_hidden_layers": 12,
-        "num_attention_heads": 12,
-        "intermediate_size": 3072,
-    },
-    "large": {
-        "hidden_size": 1024,
-        "num_hidden_layers": 24,
-        "num_attention_heads": 16,
-        "intermediate_size": 4096,
-    },
-    "xlarge": {
-        "hidden_size": 2048,
-        "num_hidden_layers": 24,
-        "num_attention_heads": 16,
-        "intermediate_size": 8192,
-    },
-    "xxlarge": {
-        "hidden_size": 4096,
-        "num_hidden_layers": 12,
-        "num_attention_heads": 64,
-        "intermediate_size": 16384,
-    },
-}
-_COMMON = {
-    "vocab_size": 30000,
-    "embedding_size": 128,
-    "max_position_embeddings": 512,
-    "type_vocab_size": 2,
-    "hidden_act": "gelu_new",
-    "num_labels": 2,
-}
 
 
 def bench_directory(
@@ -155,43 +125,3 @@ def bench_random(
     if pays is not None:
         check_pays(report, pays)
     return report
-
-
-def random_checkpoint(
-    geometry: str,
-    *,
-    out: Path,
-    seed: int = 0,
-    geometries: Mapping[str, Mapping[str, int]] = GEOMETRIES,
-) -> None:
-    """Save an ALBERT classifier with random weights and the sample's tokenizer.
-
-    Args:
-        geometry: Key of ``geometries``.
-        out: Folder to make.
-        seed: Seed of the weights.
-        geometries: Fields of ``AlbertConfig`` by name.
-
-    Raises:
-        InputError: Unknown geometry.
-    """
-    if geometry not in geometries:
-        raise InputError(f"unknown geometry {geometry!r}; use one of: {', '.join(geometries)}")
-    import torch
-    from transformers import AlbertConfig, AlbertForSequenceClassification
-    from transformers.utils import logging
-
-    config = AlbertConfig(**_COMMON, **geometries[geometry])
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = AlbertForSequenceClassification(config)
-    logging.disable_progress_bar()
-    model.save_pretrained(out)
-    tokenizer = SAMPLES["sample-sst2"].checkpoint
-    (out / "tokenizer.json").write_bytes((tokenizer / "tokenizer.json").read_bytes())
-    settings = json.loads((tokenizer / "tokenizer_config.json").read_text(encoding="utf-8"))
-    # The sample is a shorter model; its limit would rule the longer lengths out.
-    write_json(
-        out / "tokenizer_config.json",
-        settings | {"model_max_length": config.max_position_embeddings},
-    )

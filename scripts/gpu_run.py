@@ -10,29 +10,29 @@ from pathlib import Path
 from typing import Any
 
 from albert_deploy.export.samples import SAMPLES
+from albert_deploy.export.samples.random import GEOMETRIES
 from albert_deploy.runtime.errors import InputError
-from albert_deploy.scripts.bench import GEOMETRIES
-from albert_deploy.validation.gpu_bench import GpuBenchConfig, gpu_bench
-from albert_deploy.validation.gpu_contenders import (
+from albert_deploy.validation.bench.gpu_bench import GpuBenchConfig, gpu_bench
+from albert_deploy.validation.bench.gpu_contenders import (
     CHECKPOINT,
     DEPLOYMENT,
     GpuModel,
     ModelConfig,
     names,
 )
-from albert_deploy.validation.gpu_counts import COUNTS, count_operations
-from albert_deploy.validation.gpu_journal import open_journal
-from albert_deploy.validation.gpu_machine import (
+from albert_deploy.validation.bench.gpu_counts import COUNTS, count_operations
+from albert_deploy.validation.bench.gpu_journal import open_journal
+from albert_deploy.validation.bench.gpu_machine import (
     cuda_device,
     gpu_machine,
     readings,
     require_gpu,
     slug,
 )
-from albert_deploy.validation.gpu_peaks import gpu_peaks
-from albert_deploy.validation.gpu_report import write_report
-from albert_deploy.validation.gpu_sources import distribution
-from albert_deploy.validation.gpu_turns import Device, Pace
+from albert_deploy.validation.bench.gpu_peaks import gpu_peaks
+from albert_deploy.validation.bench.gpu_report import write_report
+from albert_deploy.validation.bench.gpu_sources import distribution
+from albert_deploy.validation.bench.gpu_turns import Device, Pace
 
 # For --smoke: small enough that everything takes seconds; its figures mean nothing.
 SMALL: dict[str, int] = {
@@ -79,7 +79,7 @@ class CommandConfig:
     compile_mode: str | None = None
     fresh: bool = False
     smoke: bool = False
-    command: str = "python -m albert_deploy.scripts.gpu_bench"
+    command: str = "python -m albert_deploy.scripts.cli.gpu_bench"
 
     def __post_init__(self) -> None:
         """Check the names."""
@@ -106,10 +106,10 @@ def make_model(
         ContractError: An artifact breaks an invariant.
         MachineError: A package is missing or the disk is full.
     """
+    from albert_deploy.export.samples.random import random_checkpoint
     from albert_deploy.export.step import ExportConfig, export
     from albert_deploy.quantize.calibration.texts import CalibrationConfig
     from albert_deploy.quantize.step import QuantizeConfig, quantize
-    from albert_deploy.scripts.bench import random_checkpoint
 
     checkpoint, directory = folder / CHECKPOINT, folder / DEPLOYMENT
     # The tokenizer's settings are written last.

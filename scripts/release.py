@@ -15,11 +15,12 @@ from albert_deploy.quantize.step import QuantizeConfig, quantize
 from albert_deploy.runtime.directory import check_replaceable, publish, staged
 from albert_deploy.runtime.errors import InputError, PerformanceError
 from albert_deploy.runtime.manifest import file_record, read_manifest, write_manifest
+from albert_deploy.validation.bench.bench import bench
+from albert_deploy.validation.bench.choose import PaysConfig, check_pays
+from albert_deploy.validation.bench.interleave import BenchConfig
+from albert_deploy.validation.bench.report import record
 from albert_deploy.validation.data.datasets import DATASETS
 from albert_deploy.validation.gate.gate import read_policy
-from albert_deploy.validation.latency import BenchConfig, bench
-from albert_deploy.validation.latency_report import record
-from albert_deploy.validation.pays import PaysConfig, check_pays
 from albert_deploy.validation.report.report import write_texts
 from albert_deploy.validation.step import ValidateConfig, read_rows, validate
 

@@ -14,12 +14,14 @@ from albert_deploy.runtime.contract import VARIANTS
 from albert_deploy.runtime.engines.table import AUTO, ENGINES
 from albert_deploy.runtime.errors import AlbertDeployError, InputError
 from albert_deploy.runtime.manifest import (
+    REPORTS,
     check_file,
     file_record,
     read_manifest,
     write_manifest,
 )
 from albert_deploy.runtime.measure import measured
+from albert_deploy.validation.bench.machine import machine
 from albert_deploy.validation.collect import Findings, add_blames, collect
 from albert_deploy.validation.data.datasets import Data, data_file, read_data
 from albert_deploy.validation.data.layouts import digest
@@ -30,14 +32,13 @@ from albert_deploy.validation.gate.baseline import Baseline, read_baseline
 from albert_deploy.validation.gate.checks import contract_checks
 from albert_deploy.validation.gate.gate import Check, Rules, compare_scores, judge, read_policy
 from albert_deploy.validation.gate.verdicts import reason
-from albert_deploy.validation.machine import machine
 from albert_deploy.validation.report.record import (
     engine_entries,
     flipped,
     sum_bytes,
     variant_record,
 )
-from albert_deploy.validation.report.report import FILES, REPORTS, SCHEMA, write_reports
+from albert_deploy.validation.report.report import FILES, SCHEMA, write_reports
 from albert_deploy.validation.report.wording import latency_ms
 
 # What a failing variant without a limit of its own is searched to reach.

@@ -37,7 +37,7 @@ def latencies(
     trials: Trials, front: Sequence[Trial], config: SearchConfig
 ) -> tuple[int, list[float]]:
     """Time variants in turns on one thread; return the tokens of the text and medians in ms."""
-    from albert_deploy.validation.turns import time_in_turns
+    from albert_deploy.validation.bench.interleave import time_in_turns
 
     row = sorted(trials.rows, key=lambda r: r.feeds["input_ids"].size)[len(trials.rows) // 2]
     column = "typical"

@@ -14,7 +14,7 @@ from albert_deploy.runtime.errors import (
     AlbertDeployError,
     MachineError,
 )
-from albert_deploy.scripts import cli_speed
+from albert_deploy.scripts.cli import bench as cli_speed
 from albert_deploy.scripts.cli import bundle, engines, predict, release, serve, validate
 
 _EPILOG = "Exit codes:\n\n\b\n" + "\n".join(f"{c:>4}  {text}" for c, text in EXIT_CODES.items())

@@ -15,7 +15,7 @@ from albert_deploy.runtime.contract import DEFAULT_VARIANTS, VARIANTS
 from albert_deploy.runtime.errors import InputError
 
 if TYPE_CHECKING:
-    from albert_deploy.validation.pays import PaysConfig
+    from albert_deploy.validation.bench.choose import PaysConfig
 
 Command = Callable[..., None]
 Dataset = tuple[str, Path | None]
@@ -170,7 +170,7 @@ def pays(command: Command) -> Command:
 
 def pays_config(speedup: float | None, size: float | None) -> PaysConfig | None:
     """Return what is required of variants; None where nothing is."""
-    from albert_deploy.validation.pays import PaysConfig
+    from albert_deploy.validation.bench.choose import PaysConfig
 
     return None if speedup is None and size is None else PaysConfig(speedup=speedup, size=size)
 
@@ -209,8 +209,9 @@ def note(line: str) -> None:
 
 def show(place: Path, report: dict[str, Any]) -> None:
     """Print a report's table and verdict, and raise what the verdict calls for."""
+    from albert_deploy.runtime.manifest import REPORTS
     from albert_deploy.validation.gate.gate import raise_for_verdict
-    from albert_deploy.validation.report.report import REPORTS, table
+    from albert_deploy.validation.report.report import table
 
     data = report["dataset"]
     on = data["name"] or "texts without labels: no score was measured, see --dataset"

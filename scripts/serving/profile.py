@@ -17,7 +17,7 @@ from albert_deploy.runtime.engines.table import choose_engine, open_session
 from albert_deploy.runtime.errors import InputError, MachineError
 from albert_deploy.runtime.manifest import add_to_manifest, read_manifest
 from albert_deploy.runtime.session import Feeds, Session
-from albert_deploy.validation.machine import cores, machine
+from albert_deploy.validation.bench.machine import cores, machine
 
 BATCHES = (1, 2, 4, 8, 16, 32)
 # A larger batch has to be worth the wait for it.
@@ -241,7 +241,7 @@ def _engines(
 
 
 def _row(manifest: dict[str, Any], length: int, seed: int) -> Feeds:
-    from albert_deploy.validation.workload import random_row
+    from albert_deploy.validation.bench.workload import random_row
 
     return random_row(manifest, length, seed=seed)
 
@@ -257,7 +257,7 @@ def _lengths(
         told = ", ".join(map(str, config.lengths))
         raise InputError(f"got lengths {told}; the model takes at most {limit}: pass shorter ones")
     from albert_deploy.export.engine.profiles import best_edges, lengths_from
-    from albert_deploy.validation.workload import texts, tokens
+    from albert_deploy.validation.bench.workload import texts, tokens
 
     sizes = sorted(map(tokens, texts(directory, manifest, config.dataset)))
     counts = {n: sizes.count(n) for n in set(sizes)}

@@ -14,11 +14,11 @@ from typing import Any
 import onnx
 import pytest
 
+from albert_deploy.export.samples.random import random_checkpoint
 from albert_deploy.export.step import ExportConfig, export
 from albert_deploy.quantize.step import QuantizeConfig, quantize
 from albert_deploy.runtime.contract import DEFAULT_VARIANTS, FAMILIES, TASKS, VARIANTS
 from albert_deploy.runtime.manifest import sha256_of
-from albert_deploy.scripts.bench import random_checkpoint
 from albert_deploy.validation.evaluate.evaluate import EvaluateConfig
 from albert_deploy.validation.gate.gate import raise_for_verdict
 from albert_deploy.validation.step import ValidateConfig, validate

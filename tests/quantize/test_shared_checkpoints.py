@@ -13,6 +13,7 @@ import pytest
 from albert_deploy.export.graph.file import load
 from albert_deploy.export.graph.uses import find_points
 from albert_deploy.export.samples import SAMPLES
+from albert_deploy.export.samples.random import random_checkpoint
 from albert_deploy.export.step import ExportConfig, export
 from albert_deploy.quantize.calibration.texts import CalibrationConfig
 from albert_deploy.quantize.step import QuantizeConfig, quantize
@@ -21,7 +22,6 @@ from albert_deploy.runtime.engines.table import open_session
 from albert_deploy.runtime.manifest import read_manifest
 from albert_deploy.runtime.session import Feeds, Session
 from albert_deploy.runtime.tasks.tokenize import load_tokenizer
-from albert_deploy.scripts.bench import random_checkpoint
 from albert_deploy.validation.data.datasets import ClassificationRow, read_dataset
 from albert_deploy.validation.data.rows import RowsConfig, prepared
 from albert_deploy.validation.evaluate.reference import open_reference

@@ -17,8 +17,8 @@ from albert_deploy.runtime.manifest import read_manifest
 from albert_deploy.scripts import release as steps
 from albert_deploy.scripts.cli.main import main
 from albert_deploy.scripts.release import FAILED_SUFFIX
-from albert_deploy.validation import latency
-from albert_deploy.validation.latency import BenchConfig
+from albert_deploy.validation.bench import bench as latency
+from albert_deploy.validation.bench.interleave import BenchConfig
 
 if TYPE_CHECKING:
     from tests.scripts.conftest import Cli

@@ -16,6 +16,7 @@ from albert_deploy.quantize.step import QuantizeConfig, quantize
 from albert_deploy.runtime.engines.table import ENGINES
 from albert_deploy.runtime.errors import InputError, MachineError
 from albert_deploy.runtime.manifest import (
+    REPORTS,
     is_intact,
     read_manifest,
     sha256_of,
@@ -25,7 +26,6 @@ from albert_deploy.validation import collect
 from albert_deploy.validation.data.datasets import data_file
 from albert_deploy.validation.evaluate.evaluate import EvaluateConfig
 from albert_deploy.validation.parity.stages import open_variant
-from albert_deploy.validation.report.report import REPORTS
 from albert_deploy.validation.step import ValidateConfig, validate
 
 TEXTS = ("the film was long", "a warm river", "who was it", "what is the film")

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from albert_deploy.runtime.errors import InputError
+from albert_deploy.runtime.manifest import REPORTS
 from albert_deploy.validation.report import wording
 from albert_deploy.validation.report.markdown import escaped, markdown
-from albert_deploy.validation.report.report import REPORTS
 from albert_deploy.validation.report.wording import LOWER_IS_BETTER, MISSING, number, outputs_of
 
 SCHEMA = "albert-deploy/compare/1"

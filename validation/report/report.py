@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from albert_deploy.runtime.errors import InputError
-from albert_deploy.runtime.manifest import write_json, write_text
+from albert_deploy.runtime.manifest import REPORTS, write_json, write_text
 from albert_deploy.validation.report.html import render_html
 from albert_deploy.validation.report.junit import junit
 from albert_deploy.validation.report.markdown import summary, table, trace_table
@@ -70,7 +70,6 @@ def _types(node: Mapping[str, Any]) -> str:
 
 __all__ = [
     "FILES",
-    "REPORTS",
     "SCHEMA",
     "summary",
     "table",
@@ -79,7 +78,6 @@ __all__ = [
     "write_texts",
 ]
 
-REPORTS = "reports"
 SCHEMA = "albert-deploy/validation/2"
 _JSON, _SUMMARY, _HTML, _JUNIT = "validation.json", "summary.md", "report.html", "junit.xml"
 # What a validation may write, as paths in the deployment directory.

@@ -84,7 +84,7 @@ def _check_request(value: dict[str, Any]) -> None:
 
 def _check_input(tensor: dict[str, Any], name: str) -> None:
     _want(isinstance(tensor.get("datatype"), str), f"{name} has no datatype, such as BYTES")
-    shape = tensor.get("shape")
+    shape: Any = tensor.get("shape")
     fine = isinstance(shape, list) and len(shape) <= DEEPEST
     fine = fine and all(type(size) is int and 0 <= size < 2**31 for size in shape)
     _want(fine, f"{name} has no shape of at most {DEEPEST} whole numbers")

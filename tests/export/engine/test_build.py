@@ -450,7 +450,7 @@ def test_the_samples_are_proven_for_three_targets(name: str, rtx: Flavour, tmp_p
 
 @pytest.mark.slow
 def test_base_geometry_is_proven_for_three_targets(rtx: Flavour, tmp_path: Path) -> None:
-    from albert_deploy.scripts.bench import random_checkpoint
+    from albert_deploy.export.samples.random import random_checkpoint
 
     random_checkpoint("base", out=tmp_path / "source")
     out = tmp_path / "out"

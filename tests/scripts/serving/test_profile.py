@@ -220,7 +220,7 @@ def test_a_choice_has_two_rows_of_tokens(tmp_path: Path) -> None:
 
 def texts_of(monkeypatch: pytest.MonkeyPatch, counts: dict[int, int]) -> None:
     """Stand in for a data set whose texts have so many tokens."""
-    from albert_deploy.validation import workload
+    from albert_deploy.validation.bench import workload
 
     feeds = [{"input_ids": np.ones((1, n), np.int64)} for n in Counter(counts).elements()]
     monkeypatch.setattr(workload, "texts", lambda *_: feeds)

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from albert_deploy.runtime.errors import InputError
+from albert_deploy.runtime.manifest import REPORTS
 from albert_deploy.validation.evaluate.evaluate import Evidence
 from albert_deploy.validation.report.markdown import COMMENT_BYTES, summary, table, trace_table
 from albert_deploy.validation.report.report import (
     FILES,
-    REPORTS,
     append_step_summary,
     as_json,
     write_reports,

@@ -36,14 +36,6 @@ from albert_deploy.scripts.cli import options
 @options.option(
     "--random", "geometry", default=None, help="Instead of DIR: base, large, xlarge, xxlarge."
 )
-@options.option(
-    "--harness",
-    default=0,
-    type=click.IntRange(min=0),
-    metavar="N",
-    help="With --random: the share of a validation's time that is inside the engine, on N "
-    "questions of SQuAD (--dataset squad=PATH, or the sample's).",
-)
 @options.option("--tune", is_flag=True, help="Record the quickest engine of each variant in DIR.")
 @options.option(
     "--serving",
@@ -67,7 +59,6 @@ def bench(
     source: str | None,
     no_torch: bool,
     geometry: str | None,
-    harness: int,
     tune: bool,
     serving: bool,
     speedup: float | None,
@@ -83,8 +74,6 @@ def bench(
         raise click.UsageError("give either DIR or --random GEOMETRY")
     if source is not None and (no_torch or geometry is not None):
         raise click.UsageError("--source goes with DIR and without --no-torch")
-    if harness and geometry is None:
-        raise click.UsageError("--harness goes with --random, whose geometry it takes")
     if tune and geometry is not None:
         raise click.UsageError("--tune goes with DIR, in whose manifest it is recorded")
     if serving:
@@ -96,7 +85,7 @@ def bench(
         _measure_serving(directory, lengths, dataset, variants, out)
         return
     from albert_deploy.scripts.bench import bench_directory, bench_random
-    from albert_deploy.validation.latency import BenchConfig
+    from albert_deploy.validation.bench.interleave import BenchConfig
 
     config = BenchConfig(
         lengths=options.numbers("--lengths", lengths),
@@ -116,17 +105,6 @@ def bench(
         )
     elif geometry is not None:
         bench_random(geometry, config, pays=pays, out=out, show=click.echo, note=options.note)
-        if harness:
-            from albert_deploy.validation.overhead import bench_harness, harness_text
-
-            name, path = config.dataset or (None, None)
-            found = bench_harness(
-                path if name == "squad" else None,
-                rows=harness,
-                geometry=geometry,
-                note=options.note,
-            )
-            click.echo(harness_text(found))
 
 
 def _measure_serving(
@@ -160,8 +138,8 @@ def _measure_serving(
 @options.option("--threads", default=1, type=click.IntRange(min=0), help="0 for one per core.")
 def profile(directory: Path, variant: str, lengths: str, threads: int) -> None:
     """Show where the time of a variant goes in ONNX Runtime, by operators' names."""
-    from albert_deploy.validation.profile import ProfileConfig, table
-    from albert_deploy.validation.profile import profile as run
+    from albert_deploy.validation.bench.profile import ProfileConfig, table
+    from albert_deploy.validation.bench.profile import profile as run
 
     config = ProfileConfig(
         variant=variant, lengths=options.numbers("--lengths", lengths), threads=threads

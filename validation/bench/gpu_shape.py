@@ -8,8 +8,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from albert_deploy.runtime.session import Feeds
-from albert_deploy.validation.gpu_journal import Journal
-from albert_deploy.validation.gpu_turns import (
+from albert_deploy.validation.bench.gpu_journal import Journal
+from albert_deploy.validation.bench.gpu_turns import (
     Cell,
     Device,
     Entrant,
@@ -21,7 +21,7 @@ from albert_deploy.validation.gpu_turns import (
     relative_error,
     time_cells,
 )
-from albert_deploy.validation.workload import random_row
+from albert_deploy.validation.bench.workload import random_row
 
 
 class Model(Protocol):

@@ -21,8 +21,8 @@ from albert_deploy.quantize.step import QuantizeConfig, quantize
 from albert_deploy.runtime.contract import VARIANTS
 from albert_deploy.runtime.engines.table import open_session
 from albert_deploy.runtime.errors import InputError, MachineError
-from albert_deploy.validation import gpu_contenders, gpu_machine, gpu_peaks
-from albert_deploy.validation.gpu_contenders import (
+from albert_deploy.validation.bench import gpu_contenders, gpu_machine, gpu_peaks
+from albert_deploy.validation.bench.gpu_contenders import (
     CHECKPOINT,
     DEPLOYMENT,
     ENTRANTS,
@@ -31,8 +31,8 @@ from albert_deploy.validation.gpu_contenders import (
     SessionRunner,
     names,
 )
-from albert_deploy.validation.gpu_counts import COUNTS, count_operations, through
-from albert_deploy.validation.gpu_lengths import (
+from albert_deploy.validation.bench.gpu_counts import COUNTS, count_operations, through
+from albert_deploy.validation.bench.gpu_lengths import (
     ARRIVAL,
     BUCKETS,
     FIXED,
@@ -44,11 +44,10 @@ from albert_deploy.validation.gpu_lengths import (
     padding,
     run_lengths,
 )
-from albert_deploy.validation.gpu_shape import random_batch
-from albert_deploy.validation.gpu_sources import distribution
-from albert_deploy.validation.gpu_turns import Device, open_runner, relative_error
-from albert_deploy.validation.operations import operations
-from albert_deploy.validation.workload import random_row
+from albert_deploy.validation.bench.gpu_shape import random_batch
+from albert_deploy.validation.bench.gpu_sources import distribution
+from albert_deploy.validation.bench.gpu_turns import Device, open_runner, relative_error
+from albert_deploy.validation.bench.workload import operations, random_row
 
 CONFIG = ModelConfig(batches=(1, 4), lengths=(8, 16, 256), device="cpu")
 

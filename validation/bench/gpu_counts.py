@@ -10,8 +10,7 @@ import numpy as np
 
 from albert_deploy.runtime.contract import VARIANTS
 from albert_deploy.runtime.manifest import check_file, read_manifest, write_json
-from albert_deploy.validation.operations import operations
-from albert_deploy.validation.workload import random_row
+from albert_deploy.validation.bench.workload import operations, random_row
 
 COUNTS = "operations.json"
 # Three lengths tell the square that the operations of a row grow with.

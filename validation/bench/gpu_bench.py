@@ -14,10 +14,10 @@ from typing import Any
 from tqdm import tqdm
 
 from albert_deploy.runtime.errors import InputError
-from albert_deploy.validation.gpu_journal import Journal
-from albert_deploy.validation.gpu_lengths import Distribution, LengthsConfig, run_lengths
-from albert_deploy.validation.gpu_shape import Model, measure_shape, shape_key
-from albert_deploy.validation.gpu_turns import Device, Pace, Runner, close_runner, open_runner
+from albert_deploy.validation.bench.gpu_journal import Journal
+from albert_deploy.validation.bench.gpu_lengths import Distribution, LengthsConfig, run_lengths
+from albert_deploy.validation.bench.gpu_shape import Model, measure_shape, shape_key
+from albert_deploy.validation.bench.gpu_turns import Device, Pace, Runner, close_runner, open_runner
 
 BATCHES, LENGTHS = (1, 8, 32, 128), (32, 128, 384)
 _Say = Callable[[str], None]

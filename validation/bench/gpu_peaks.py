@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from albert_deploy.validation.gpu_turns import reason
+from albert_deploy.validation.bench.gpu_turns import reason
 
 if TYPE_CHECKING:
     import torch

@@ -10,9 +10,9 @@ import click
 
 from albert_deploy.scripts.cli import options
 from albert_deploy.scripts.gpu_run import ALL_GEOMETRIES, CommandConfig, make_model, measure, smoked
-from albert_deploy.validation.gpu_bench import BATCHES, LENGTHS, GpuBenchConfig
-from albert_deploy.validation.gpu_contenders import ENTRANTS
-from albert_deploy.validation.gpu_report import text
+from albert_deploy.validation.bench.gpu_bench import BATCHES, LENGTHS, GpuBenchConfig
+from albert_deploy.validation.bench.gpu_contenders import ENTRANTS
+from albert_deploy.validation.bench.gpu_report import text
 
 OUT = Path("docs/performance")
 
@@ -86,7 +86,7 @@ def command(
         compile_mode=compile_mode,
         fresh=fresh,
         smoke=smoke,
-        command=" ".join(["python -m albert_deploy.scripts.gpu_bench", *sys.argv[1:]]),
+        command=" ".join(["python -m albert_deploy.scripts.cli.gpu_bench", *sys.argv[1:]]),
     )
     if smoke:
         config = smoked(config)

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from albert_deploy.runtime.manifest import write_text
-from albert_deploy.validation.gpu_lengths import ARRIVAL, BUCKETS, FIXED
-from albert_deploy.validation.machine import describe
+from albert_deploy.validation.bench.gpu_lengths import ARRIVAL, BUCKETS, FIXED
+from albert_deploy.validation.bench.machine import describe
 from albert_deploy.validation.tables import markdown_table
 
 _Json = Mapping[str, Any]

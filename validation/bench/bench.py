@@ -11,82 +11,31 @@ import importlib.util
 import statistics
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from albert_deploy.runtime.contract import VARIANTS, variant_named
-from albert_deploy.runtime.errors import AlbertDeployError, InputError
+from albert_deploy.runtime.contract import VARIANTS
+from albert_deploy.runtime.errors import AlbertDeployError
 from albert_deploy.runtime.manifest import check_file, read_manifest
-from albert_deploy.validation.contenders import Contender, contenders
-from albert_deploy.validation.machine import cores, machine
-from albert_deploy.validation.operations import operations
-from albert_deploy.validation.peaks import best_of, peaks
-from albert_deploy.validation.turns import load_in_turns, time_in_turns, torch_threads
-from albert_deploy.validation.workload import (
+from albert_deploy.validation.bench.contenders import contenders
+from albert_deploy.validation.bench.interleave import (
+    BenchConfig,
+    Contender,
+    load_in_turns,
+    time_in_turns,
+    torch_threads,
+)
+from albert_deploy.validation.bench.machine import cores, machine
+from albert_deploy.validation.bench.peaks import best_of, peaks
+from albert_deploy.validation.bench.workload import (
     Column,
     dataset_column,
     fitting_lengths,
+    operations,
     random_row,
 )
 
 _Say = Callable[[str], None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class BenchConfig:
-    """What to measure, at batch 1.
-
-    Args:
-        lengths: Tokens of a row.
-        dataset: Name and path of a data set whose real lengths are measured too; a path of None
-            takes the shipped sample's.
-        dataset_rows: Texts of it, evenly over its lengths.
-        threads: Threads of each contender; each number is a run of its own, 0 is one per core.
-        repeats: Timed rounds; every contender is timed once per round and column.
-        warmup: Untimed rounds before them.
-        loads: Timed loads of each contender, after one that is not counted.
-        seconds: No new round starts after this time, but ``turns.LEAST_ROUNDS`` are always run.
-        seed: Seed of the random token ids.
-        variants: Keys of ``VARIANTS``; None for those that the directory holds.
-        contenders: Patterns of names, see ``contenders.names``; None for all.
-        source: Where the checkpoint is; None for where it was exported from.
-        torch: Measure the fp32 source in PyTorch too.
-        peak_seconds: For each measurement of the machine's peaks; 0 leaves them out.
-
-    Raises:
-        InputError: A number is too small or a variant is unknown.
-    """
-
-    lengths: tuple[int, ...] = (8, 32, 128, 384)
-    dataset: tuple[str, Path | None] | None = None
-    dataset_rows: int = 16
-    threads: tuple[int, ...] = (1,)
-    repeats: int = 15
-    warmup: int = 2
-    loads: int = 3
-    seconds: float = 180.0
-    seed: int = 0
-    variants: tuple[str, ...] | None = None
-    contenders: tuple[str, ...] | None = None
-    source: str | None = None
-    torch: bool = True
-    peak_seconds: float = 0.2
-
-    def __post_init__(self) -> None:
-        """Check the values."""
-        if not self.lengths or min(self.lengths) < 1:
-            raise InputError(f"got lengths {self.lengths}; give at least one, of 1 token or more")
-        if not self.threads or min(self.threads) < 0:
-            raise InputError(f"got threads {self.threads}; give numbers, 0 for one per core")
-        for name in ("repeats", "loads", "dataset_rows"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        for name in ("warmup", "seconds", "peak_seconds"):
-            if getattr(self, name) < 0:
-                raise InputError(f"{name} is {getattr(self, name)}; it cannot be negative")
-        for name in self.variants or ():
-            variant_named(name)
 
 
 def bench(directory: Path, config: BenchConfig, *, note: _Say = lambda _: None) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import pytest
 from albert_deploy.export.step import ExportConfig, export
 from albert_deploy.quantize.step import QuantizeConfig, quantize
 from albert_deploy.runtime.errors import ContractError, InputError
-from albert_deploy.validation.profile import (
+from albert_deploy.validation.bench.profile import (
     BETWEEN,
     ProfileConfig,
     operator_class,

@@ -7,31 +7,28 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from albert_deploy.export.samples.random import GEOMETRIES, random_checkpoint
 from albert_deploy.export.step import ExportConfig, export
 from albert_deploy.quantize.step import QuantizeConfig, quantize
 from albert_deploy.runtime.engines.table import choose_engine
 from albert_deploy.runtime.errors import ContractError, InputError
 from albert_deploy.runtime.manifest import is_intact, read_manifest, write_manifest
 from albert_deploy.scripts import bench as command
-from albert_deploy.scripts.bench import bench_directory, bench_random, random_checkpoint
+from albert_deploy.scripts.bench import bench_directory, bench_random
 from albert_deploy.scripts.cli.main import cli
-from albert_deploy.validation.contenders import Contender
-from albert_deploy.validation.latency import (
-    BenchConfig,
-    add_shares,
-    bench,
-    summarize,
-)
-from albert_deploy.validation.latency_report import latencies, record, table, text
-from albert_deploy.validation.machine import describe, machine
-from albert_deploy.validation.turns import (
+from albert_deploy.validation.bench.bench import add_shares, bench, summarize
+from albert_deploy.validation.bench.interleave import (
     LEAST_ROUNDS,
+    BenchConfig,
+    Contender,
     load_in_turns,
     rotated,
     time_in_turns,
     torch_threads,
 )
-from albert_deploy.validation.workload import fitting_lengths, random_row
+from albert_deploy.validation.bench.machine import describe, machine
+from albert_deploy.validation.bench.report import latencies, record, table, text
+from albert_deploy.validation.bench.workload import fitting_lengths, random_row
 
 ALL = ["torch", "fp32@ort", "fp32@openvino", "fp16@ort", "int8@ort", "quantize-dynamic@ort"]
 TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -472,7 +469,7 @@ def test_changed_or_absent_variant_is_refused(directory, tmp_path):
 
 
 def test_command_prints_and_writes(directory, tmp_path, monkeypatch):
-    monkeypatch.setattr("albert_deploy.validation.latency.peaks", lambda *_, **__: {})
+    monkeypatch.setattr("albert_deploy.validation.bench.bench.peaks", lambda *_, **__: {})
     copy, out = copy_directory(directory, tmp_path / "copy"), tmp_path / "kept.json"
     arguments = ["bench", str(copy), "--lengths", "4,8", "--repeats", "1", "--no-torch"]
     arguments += ["--contenders", "fp32@ort,int8@ort", "--dataset", "sst2", "--threads", "1"]
@@ -513,7 +510,7 @@ def test_what_was_measured_is_shown_though_it_cannot_be_written(directory, monke
 
 
 def test_random_weights_in_a_geometry(tmp_path, monkeypatch):
-    monkeypatch.setitem(command.GEOMETRIES, "tiny", TINY | {"intermediate_size": 64})
+    monkeypatch.setitem(GEOMETRIES, "tiny", TINY | {"intermediate_size": 64})
     shown, out = [], tmp_path / "kept.json"
     config = BenchConfig(lengths=(8, 512), warmup=0, **OURS)
     report = bench_random("tiny", config, out=out, show=shown.append)

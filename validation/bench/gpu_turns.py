@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from albert_deploy.runtime.errors import AlbertDeployError
 from albert_deploy.runtime.session import Feeds
-from albert_deploy.validation.turns import LEAST_ROUNDS, rotated
+from albert_deploy.validation.bench.interleave import LEAST_ROUNDS, rotated
 
 Logits = npt.NDArray[np.float32]
 Run = Callable[[], Logits]

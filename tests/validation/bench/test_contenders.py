@@ -17,13 +17,19 @@ from albert_deploy.runtime.errors import InputError, MachineError
 from albert_deploy.runtime.manifest import read_manifest
 from albert_deploy.scripts.bench import bench_directory
 from albert_deploy.scripts.cli.main import cli
-from albert_deploy.validation import workload
-from albert_deploy.validation.contenders import contenders, label, names
-from albert_deploy.validation.latency import BenchConfig
-from albert_deploy.validation.operations import operations
-from albert_deploy.validation.peaks import best_of, peaks
-from albert_deploy.validation.peers import compile_reference, nncf_file
-from albert_deploy.validation.workload import dataset_column, random_row, spread, texts, tokens
+from albert_deploy.validation.bench import workload
+from albert_deploy.validation.bench.contenders import contenders, names
+from albert_deploy.validation.bench.interleave import BenchConfig, label
+from albert_deploy.validation.bench.peaks import best_of, peaks
+from albert_deploy.validation.bench.peers import compile_reference, nncf_file
+from albert_deploy.validation.bench.workload import (
+    dataset_column,
+    operations,
+    random_row,
+    spread,
+    texts,
+    tokens,
+)
 
 QUICK: dict[str, Any] = {"lengths": (8,), "repeats": 1, "loads": 1, "peak_seconds": 0}
 
@@ -225,8 +231,8 @@ def fixed_times(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     def fake(sessions: Any, columns: Any, **_: Any) -> Any:
         return {name: {c: [ms[name]] for c in columns} for name in sessions}
 
-    monkeypatch.setattr("albert_deploy.validation.latency.time_in_turns", fake)
-    monkeypatch.setattr("albert_deploy.validation.latency.peaks", lambda *_, **__: {})
+    monkeypatch.setattr("albert_deploy.validation.bench.bench.time_in_turns", fake)
+    monkeypatch.setattr("albert_deploy.validation.bench.bench.peaks", lambda *_, **__: {})
     return ms
 
 

@@ -11,8 +11,14 @@ import pytest
 from albert_deploy.runtime.contract import VARIANTS
 from albert_deploy.runtime.engines.table import choose_engine
 from albert_deploy.runtime.errors import EXIT_CODES, InputError, PerformanceError
-from albert_deploy.validation.pays import PaysConfig, check_pays
-from albert_deploy.validation.tuning import record_tuned, tune_contenders, tuned, tuned_text
+from albert_deploy.validation.bench.choose import (
+    PaysConfig,
+    check_pays,
+    record_tuned,
+    tune_contenders,
+    tuned,
+    tuned_text,
+)
 
 TIMES = {
     "torch": {"8": 50.0, "128": 500.0},

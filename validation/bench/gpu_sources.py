@@ -10,7 +10,7 @@ from albert_deploy.export.engine.profiles import best_edges, lengths_from
 from albert_deploy.export.samples import SAMPLES
 from albert_deploy.runtime.contract import BATCH, SEQUENCE
 from albert_deploy.runtime.tasks.tokenize import load_tokenizer
-from albert_deploy.validation.gpu_lengths import Distribution
+from albert_deploy.validation.bench.gpu_lengths import Distribution
 
 # What the engines of a deployment directory may have at most by default.
 MOST_BUCKETS = 4

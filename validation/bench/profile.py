@@ -18,8 +18,8 @@ from albert_deploy.runtime.contract import variant_named
 from albert_deploy.runtime.errors import InputError, MachineError
 from albert_deploy.runtime.manifest import check_file, read_manifest
 from albert_deploy.runtime.session import Feeds
+from albert_deploy.validation.bench.workload import fitting_lengths, random_row
 from albert_deploy.validation.tables import markdown_table
-from albert_deploy.validation.workload import fitting_lengths, random_row
 
 # ``self`` is in BERT's paths only.
 _ATTENTION = r"attention/(?:self/)?"

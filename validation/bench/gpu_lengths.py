@@ -13,8 +13,8 @@ import numpy as np
 from albert_deploy.runtime.contract import INPUT_NAMES
 from albert_deploy.runtime.errors import InputError
 from albert_deploy.runtime.session import Feeds
-from albert_deploy.validation.gpu_turns import Device, Run, Runner, reason
-from albert_deploy.validation.turns import rotated
+from albert_deploy.validation.bench.gpu_turns import Device, Run, Runner, reason
+from albert_deploy.validation.bench.interleave import rotated
 
 # Rows in their order, each batch padded to its longest row; rows of a bucket together, padded
 # to the longest that the bucket takes; every row padded to the last bucket (only counted).

@@ -19,14 +19,14 @@ from click.testing import CliRunner
 from albert_deploy.runtime.errors import InputError, MachineError
 from albert_deploy.runtime.manifest import read_manifest
 from albert_deploy.scripts import gpu_run
-from albert_deploy.scripts.gpu_bench import OUT, command
+from albert_deploy.scripts.cli.gpu_bench import OUT, command
 from albert_deploy.scripts.gpu_run import CommandConfig, make_model, measure, measure_on, smoked
-from albert_deploy.validation import gpu_peaks
-from albert_deploy.validation.gpu_bench import GpuBenchConfig
-from albert_deploy.validation.gpu_lengths import LengthsConfig
-from albert_deploy.validation.gpu_turns import Pace
+from albert_deploy.validation.bench import gpu_peaks
+from albert_deploy.validation.bench.gpu_bench import GpuBenchConfig
+from albert_deploy.validation.bench.gpu_lengths import LengthsConfig
+from albert_deploy.validation.bench.gpu_turns import Pace
 
-DOCUMENT = Path(__file__).resolve().parents[2] / OUT / "README.md"
+DOCUMENT = Path(__file__).resolve().parents[3] / OUT / "README.md"
 NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 MACHINE: dict[str, Any] = {
     "cpu": "a processor",
@@ -138,7 +138,7 @@ def test_without_a_gpu_the_command_says_what_is_needed_and_writes_nothing(tmp_pa
     with pytest.raises(MachineError, match="no GPU to measure on"):
         measure(CONFIG, tmp_path, begin=0.0)
     done = subprocess.run(
-        [sys.executable, "-m", "albert_deploy.scripts.gpu_bench", "--smoke", "--out", "out"],
+        [sys.executable, "-m", "albert_deploy.scripts.cli.gpu_bench", "--smoke", "--out", "out"],
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -172,7 +172,7 @@ def test_the_command_prepares_models_without_a_gpu(
 ) -> None:
     made: list[tuple[str, Path]] = []
     monkeypatch.setattr(
-        "albert_deploy.scripts.gpu_bench.make_model",
+        "albert_deploy.scripts.cli.gpu_bench.make_model",
         lambda name, folder, *_, **__: made.append((name, folder)),
     )
     done = CliRunner().invoke(command, ["--prepare", "--models", str(tmp_path)])
@@ -190,7 +190,7 @@ def test_the_command_hands_its_options_over(monkeypatch: pytest.MonkeyPatch) -> 
         seen.append((config, out))
         raise InputError("enough")
 
-    monkeypatch.setattr("albert_deploy.scripts.gpu_bench.measure", fake)
+    monkeypatch.setattr("albert_deploy.scripts.cli.gpu_bench.measure", fake)
     arguments = ["--geometries", "large", "--batches", "2,4", "--lengths", "8", "--seconds", "9"]
     arguments += ["--contenders", "*@trt", "--data", "squad=/data", "--fresh", "--out", "there"]
     done = CliRunner().invoke(command, arguments)

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 
 from albert_deploy.runtime.errors import InputError, MachineError
-from albert_deploy.validation.gpu_bench import GpuBenchConfig, gpu_bench
-from albert_deploy.validation.gpu_journal import CRASHED, Journal, open_journal
-from albert_deploy.validation.gpu_lengths import Distribution, LengthsConfig
-from albert_deploy.validation.gpu_report import text, write_report
-from albert_deploy.validation.gpu_turns import (
+from albert_deploy.validation.bench.gpu_bench import GpuBenchConfig, gpu_bench
+from albert_deploy.validation.bench.gpu_journal import CRASHED, Journal, open_journal
+from albert_deploy.validation.bench.gpu_lengths import Distribution, LengthsConfig
+from albert_deploy.validation.bench.gpu_report import text, write_report
+from albert_deploy.validation.bench.gpu_turns import (
     Device,
     Entrant,
     Pace,
@@ -28,7 +28,7 @@ from albert_deploy.validation.gpu_turns import (
     relative_error,
     time_cells,
 )
-from albert_deploy.validation.turns import LEAST_ROUNDS
+from albert_deploy.validation.bench.interleave import LEAST_ROUNDS
 
 MANIFEST: dict[str, Any] = {
     "contract": {

@@ -16,8 +16,8 @@ from albert_deploy.runtime.errors import AlbertDeployError, InputError
 from albert_deploy.runtime.manifest import read_manifest
 from albert_deploy.runtime.session import Feeds, Session
 from albert_deploy.runtime.trt.profiles import Profile
-from albert_deploy.validation.gpu_counts import COUNTS, count_operations, through
-from albert_deploy.validation.gpu_turns import Entrant, Logits, Run, Runner
+from albert_deploy.validation.bench.gpu_counts import COUNTS, count_operations, through
+from albert_deploy.validation.bench.gpu_turns import Entrant, Logits, Run, Runner
 
 TORCH, COMPILED, ORT, TRT, GRAPHS = "torch", "torch-compile", "ort-cuda", "trt", "trt-graphs"
 # Name -> label and the data type of its linear layers' products. The variant of an ONNX file, or

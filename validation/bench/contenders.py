@@ -8,7 +8,6 @@ is what one has without a quantizer.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,81 +17,18 @@ from albert_deploy.runtime.engines.table import ENGINES, open_session
 from albert_deploy.runtime.errors import AlbertDeployError, InputError, MachineError
 from albert_deploy.runtime.manifest import check_file, file_record
 from albert_deploy.runtime.session import Session
-from albert_deploy.validation import peers, workload
+from albert_deploy.validation.bench import peers, workload
+from albert_deploy.validation.bench.interleave import COMPILED, TORCH, Contender, label
 
 if TYPE_CHECKING:
-    from albert_deploy.validation.latency import BenchConfig
+    from albert_deploy.validation.bench.interleave import BenchConfig
 
-TORCH, COMPILED = "torch", "torch-compile"
+
 DYNAMIC, NNCF = "quantize-dynamic@ort", "nncf-int8@openvino"
 BF16 = "-bf16"
 # Worth running so too; the precision of other variants is in their files.
 _ALSO_BF16 = ("fp32", "int8-qdq")
-_LABELS = {TORCH: "torch eager", COMPILED: "torch.compile"}
-_WORDS = {
-    "quantize-dynamic": "quantize_dynamic",
-    "nncf-int8": "NNCF INT8",
-    "ort": "ORT",
-    "openvino": "OpenVINO",
-    "openvino-bf16": "OpenVINO bf16",
-}
 _Say = Callable[[str], None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Contender:
-    """One way to run the model.
-
-    Args:
-        name: Key in the report.
-        open: Loads it: a session.
-        bytes: Size of its files; of the unique float32 parameters for PyTorch.
-        sha256: Of the file or the checkpoint.
-        file: Path in the deployment directory; None where it has none there.
-        variant: Key of ``VARIANTS``; None for a peer's model.
-        data_type: Of its matrix products: ``int8``, ``bf16`` or ``f32``.
-        load_ms: Measured already, because it takes too long to do again; else None.
-    """
-
-    name: str
-    open: Callable[[], Session]
-    bytes: int
-    sha256: str
-    file: str | None = None
-    variant: str | None = None
-    data_type: str = "f32"
-    load_ms: float | None = None
-
-    @property
-    def label(self) -> str:
-        """Name for people."""
-        return label(self.name)
-
-    @property
-    def ours(self) -> bool:
-        """Tell whether it is a variant of this project's, and not a peer."""
-        return self.variant not in (None, "fp32")
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the form that the report holds."""
-        return {
-            "label": self.label,
-            "ours": self.ours,
-            "variant": self.variant,
-            "engine": self.name.partition("@")[2] or "torch",
-            "data_type": self.data_type,
-            "file": self.file,
-            "sha256": self.sha256,
-            "bytes": self.bytes,
-        }
-
-
-def label(name: str) -> str:
-    """Return what people call a contender."""
-    if name in _LABELS:
-        return _LABELS[name]
-    model, _, engine = name.partition("@")
-    return f"{_WORDS.get(model, model)}, {_WORDS.get(engine, engine)}"
 
 
 def names(variants: Sequence[str], patterns: Sequence[str] | None = None) -> list[str]:

@@ -12,15 +12,15 @@ import numpy as np
 
 from albert_deploy.runtime.engines.table import choose_engine
 from albert_deploy.runtime.manifest import (
+    REPORTS,
     file_record,
     read_manifest,
     write_json,
     write_manifest,
     writing,
 )
-from albert_deploy.validation.contenders import TORCH
-from albert_deploy.validation.machine import describe
-from albert_deploy.validation.report.report import REPORTS
+from albert_deploy.validation.bench.interleave import TORCH
+from albert_deploy.validation.bench.machine import describe
 from albert_deploy.validation.tables import markdown_table
 
 _STATISTICS = {"median": "median", "min": "minimum"}

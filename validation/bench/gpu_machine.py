@@ -11,8 +11,8 @@ import subprocess
 from typing import Any
 
 from albert_deploy.runtime.errors import MachineError
-from albert_deploy.validation.gpu_turns import Device
-from albert_deploy.validation.machine import machine
+from albert_deploy.validation.bench.gpu_turns import Device
+from albert_deploy.validation.bench.machine import machine
 
 # Field of nvidia-smi -> key in the report; numbers in the unit of the key's end.
 _FIELDS = {

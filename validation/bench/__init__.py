@@ -1,0 +1,1 @@
+"""Speed, interleaved, on a CPU or a GPU; imports what judges."""
