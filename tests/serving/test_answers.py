@@ -71,21 +71,20 @@ def test_plain_json_and_curl(server: Running, texts: list[str], wanted: Any, sam
 def test_many_at_once_get_their_own_answers_in_shared_batches(
     server: Running, texts: list[str], wanted: Any, same: Same, protocol: str
 ) -> None:
-    def ran() -> tuple[int, int]:
+    def batches() -> int:
         path = f"{server.http}/v2/models/{server.name}/stats"
         (stats,) = json.loads(get(path))["model_stats"]
-        return stats["inference_count"], stats["execution_count"]
+        return int(stats["execution_count"])
 
-    before = ran()
+    before = batches()
     asked = texts * 4
     url = server.http if protocol == "http" else server.grpc
     run = closed_load(url, server.name, protocol, asked, 16)
     for text, answer in zip(asked, run.answers, strict=True):
         assert same(answer, wanted[text])
-    after = ran()
-    texts_run, batches = after[0] - before[0], after[1] - before[1]
-    assert texts_run >= len(asked)
-    assert batches < texts_run  # Shared: how far depends on what else the machine does.
+    after = batches()
+    # Shared: how far depends on what else the machine does, and the counts may lag.
+    assert 0 < after - before < len(asked)
 
 
 def test_health_metadata_and_metrics(server: Running, client: Any) -> None:

@@ -90,7 +90,8 @@ def _check_input(tensor: dict[str, Any], name: str) -> None:
     _want(fine, f"{name} has no shape of at most {DEEPEST} whole numbers")
     _want(math.prod(shape) <= MOST_VALUES, f"{name} has more than {MOST_VALUES:,} values")
     if "data" in tensor:
-        _check_values(tensor["data"], name, DEEPEST)
+        texts = tensor["datatype"] == "BYTES"
+        _check_values(tensor["data"], name, DEEPEST, (str,) if texts else (int, float))
 
 
 def _check_parameters(value: Any) -> dict[str, Any]:
@@ -103,7 +104,9 @@ def _check_parameters(value: Any) -> dict[str, Any]:
     return dict(value)
 
 
-def _check_values(value: object, name: str, depth: int) -> None:
+def _check_values(
+    value: object, name: str, depth: int, kinds: tuple[type, ...] = (str, int, float)
+) -> None:
     """Fail where values, nested at most ``depth`` deep, are no data of a tensor."""
     name.encode()
     level, count = [value], 0
@@ -111,8 +114,8 @@ def _check_values(value: object, name: str, depth: int) -> None:
         count += len(level)
         _want(count <= MOST_VALUES, f"{name} has more than {MOST_VALUES:,} values")
         for one in level:
-            fine = isinstance(one, (str, int, float, list))
-            _want(fine, f"{name} has {_kind(one)}; wanted texts, numbers or truths")
+            wanted = "numbers or truths" if str not in kinds else "texts"
+            _want(isinstance(one, (*kinds, list)), f"{name} has {_kind(one)}; wanted {wanted}")
             if isinstance(one, str):
                 one.encode()
         level = [one for each in level if isinstance(each, list) for one in each]

@@ -50,10 +50,16 @@ UNSOUND = {
     "no UTF-8": (b'{"inputs": "\xff"}', "no UTF-8 at byte 13"),
     "deep": (b"[" * 40_000, "nested too deep"),
     "deep objects": (b'{"inputs":' * 40_000, "nested too deep"),
-    "deep data": (infer(data=json.loads("[" * 9 + "1" + "]" * 9)), "nested more than 4 deep"),
+    "deep data": (
+        infer(datatype="INT64", data=json.loads("[" * 9 + "1" + "]" * 9)),
+        "nested more than 4 deep",
+    ),
     "many keys": (json.dumps({str(i): 1 for i in range(150_000)}).encode(), "is not offered here"),
     "many parameters": (more(parameters={str(i): 1 for i in range(65)}), "at most 64 keys"),
-    "many values": (infer(data=[1] * (MOST_VALUES + 1)), "more than 200,000 values"),
+    "many values": (
+        infer(datatype="INT64", data=[1] * (MOST_VALUES + 1)),
+        "more than 200,000 values",
+    ),
     "many tensors": (json.dumps({"inputs": [TENSOR] * 17}).encode(), "at most 16 tensors"),
     "a lone surrogate": (infer(data=["\ud800"]), "lone surrogate"),
     "a surrogate as a key": (more(parameters={"\udfff": 1}), "lone surrogate"),
@@ -63,6 +69,8 @@ UNSOUND = {
     "a huge shape": (infer(shape=[10**9, 10**9]), "no more than|more than 200,000"),
     "a negative shape": (infer(shape=[-1, 1]), "no shape of"),
     "a shape of truths": (infer(shape=[True]), "no shape of"),
+    "numbers as texts": (infer(data=[1]), "text has a number; wanted texts"),
+    "texts as numbers": (infer(datatype="INT64"), "text has a text; wanted numbers"),
     "null in the data": (infer(data=[None]), "has null"),
     "classification": (
         more(outputs=[{"name": "answer", "parameters": {"classification": 3}}]),
