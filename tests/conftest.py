@@ -19,6 +19,10 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
+# Workers of a run share the cores, and OpenMP's idle threads spin; set before PyTorch is loaded,
+# and for the processes that tests start.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 # The same examples in every run, on any machine; a longer hunt: --hypothesis-profile=default.
 hypothesis.settings.register_profile(
     "repeatable", derandomize=True, deadline=None, max_examples=50, database=None
@@ -115,6 +119,23 @@ def make_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., P
         return folder
 
     return make
+
+
+@pytest.fixture(scope="session")
+def base_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A classifier of ALBERT-base's geometry with random weights; nobody changes it.
+
+    Its tokenizer cuts at 64 tokens, so that the edge grid takes seconds for each variant; what
+    the files hold, the table of 512 positions included, is that of the real one.
+    """
+    from albert_deploy.scripts.bench import random_checkpoint
+
+    folder = tmp_path_factory.mktemp("base") / "checkpoint"
+    random_checkpoint("base", out=folder)
+    path = folder / "tokenizer_config.json"
+    settings = json.loads(path.read_text(encoding="utf-8")) | {"model_max_length": 64}
+    path.write_text(json.dumps(settings), encoding="utf-8")
+    return folder
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -13,6 +13,7 @@ from typing import Any
 
 import onnx
 import pytest
+from models import FUSED, GEOMETRIES
 
 from albert_deploy.export.step import ExportConfig, export
 from albert_deploy.quantize.step import QuantizeConfig, quantize
@@ -24,29 +25,6 @@ from albert_deploy.validation.gate import raise_for_verdict
 from albert_deploy.validation.step import ValidateConfig, validate
 
 Make = Callable[..., Path]
-
-# What can differ between two ALBERTs, each away from the fixture's values.
-GEOMETRIES: dict[str, dict[str, Any]] = {
-    "v1 gelu": {"hidden_act": "gelu"},
-    "v2 gelu_new": {"hidden_act": "gelu_new"},
-    "relu": {"hidden_act": "relu"},
-    "three groups": {"num_hidden_groups": 3},
-    "two inner layers": {"inner_group_num": 2},
-    "two groups of two inner layers": {
-        "num_hidden_layers": 4,
-        "num_hidden_groups": 2,
-        "inner_group_num": 2,
-    },
-    "deep": {"num_hidden_layers": 24},
-    "embedding larger than hidden": {"embedding_size": 48},
-    "seventeen positions": {"max_position_embeddings": 17},
-    "one type": {"type_vocab_size": 1},
-    "five types": {"type_vocab_size": 5},
-    "chunked feed-forward": {"chunk_size_feed_forward": 4},
-    "five labels": {"num_labels": 5},
-    "regression": {"num_labels": 1, "problem_type": "regression"},
-    "multi-label": {"num_labels": 4, "problem_type": "multi_label_classification"},
-}
 
 
 def _validated(source: Path, out: Path) -> dict[str, Any]:
@@ -71,7 +49,7 @@ def test_every_task_of_both_families(
     import transformers
 
     out = tmp_path / "out"
-    source = make_checkpoint(task, family)
+    source = make_checkpoint(task, family, **FUSED)
     report = _validated(source, out)
     assert list(report["variants"]) == list(DEFAULT_VARIANTS)
     model = getattr(transformers, FAMILIES[family] + TASKS[task].architecture)
@@ -88,7 +66,7 @@ def test_every_task_of_both_families(
 
 @pytest.mark.parametrize("name", GEOMETRIES)
 def test_every_geometry(name: str, make_checkpoint: Make, tmp_path: Path) -> None:
-    config = GEOMETRIES[name]
+    config = FUSED | GEOMETRIES[name]
     out = tmp_path / "out"
     _validated(make_checkpoint(**config), out)
     layers, inner = config.get("num_hidden_layers", 3), config.get("inner_group_num", 1)
@@ -182,11 +160,9 @@ def test_the_manifest_tells_what_was_done(make_checkpoint: Make, tmp_path: Path)
 
 
 @pytest.mark.slow
-def test_base_geometry_holds_the_byte_budgets(tmp_path: Path) -> None:
-    source = tmp_path / "source"
-    random_checkpoint("base", out=source)
+def test_base_geometry_holds_the_byte_budgets(base_checkpoint: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    report = _validated(source, out)
+    report = _validated(base_checkpoint, out)
     for variant, limit in (("fp32", 48.7e6), ("fp16", 24.4e6), ("int8", 13.2e6)):
         assert (out / VARIANTS[variant].file).stat().st_size <= limit
         assert report["variants"][variant]["bytes"] <= limit

@@ -18,7 +18,7 @@ COMPARE = SCRIPTS / "compare.py"
 # What npm says where no registry can be reached; anything else that fails is a failure.
 UNREACHABLE = re.compile(r"ENOTFOUND|EAI_AGAIN|ECONNREFUSED|ECONNRESET|ETIMEDOUT|ENETUNREACH")
 
-pytestmark = [pytest.mark.slow, pytest.mark.node]
+pytestmark = [pytest.mark.medium, pytest.mark.node]
 
 
 @pytest.fixture(scope="module")

@@ -198,7 +198,7 @@ finally:
 """
 
 
-@pytest.mark.slow
+@pytest.mark.medium
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
 def test_ten_thousand_lines_run_in_constant_memory(exported: Path, tmp_path: Path) -> None:
     def run(count: int) -> tuple[int, int]:
@@ -225,7 +225,7 @@ def test_ten_thousand_lines_run_in_constant_memory(exported: Path, tmp_path: Pat
     assert after - before < 2_500
 
 
-@pytest.mark.slow
+@pytest.mark.medium
 def test_options_of_masks_and_tags(
     cli: Any, make_checkpoint: Callable[..., Path], tmp_path: Path
 ) -> None:

@@ -42,7 +42,7 @@ def _check_contract(out: Path) -> None:
             assert set(variant["coverage"]) == {"uses", "converted", "exceptions"}
 
 
-@pytest.mark.slow
+@pytest.mark.medium
 @pytest.mark.parametrize("name", SAMPLES)
 def test_a_sample_passes_its_gate(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -131,7 +131,7 @@ def test_torch_is_left_out_as_asked(directory: Path, tmp_path: Path) -> None:
     assert remarks == ["torch eager: left out as asked", "torch.compile: left out as asked"]
 
 
-@pytest.mark.slow
+@pytest.mark.medium
 def test_nncf_quantizes_on_real_texts_and_stays_quiet(
     directory: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

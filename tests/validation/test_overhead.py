@@ -8,7 +8,7 @@ from albert_deploy.runtime.errors import InputError
 from albert_deploy.validation.overhead import bench_harness, harness_text
 
 
-@pytest.mark.slow
+@pytest.mark.medium
 def test_the_model_takes_the_time_and_not_the_harness() -> None:
     found = bench_harness(rows=6)
     assert found["rows"] == 6

@@ -22,7 +22,7 @@ from albert_deploy.validation.report import as_json
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.medium,
     pytest.mark.skipif(CHROMIUM is None, reason="needs chromium, e.g. apt-get install chromium"),
 ]
 WIDTHS = (390, 1280)
