@@ -57,7 +57,7 @@ def run_node(
         input="\n".join(texts),
         capture_output=True,
         encoding="utf-8",
-        timeout=120,
+        timeout=600,
         check=False,
     )
 
@@ -68,7 +68,7 @@ def run_compare(directory: Path, result: Any) -> subprocess.CompletedProcess[str
         input=json.dumps(result) if result else "",
         capture_output=True,
         encoding="utf-8",
-        timeout=120,
+        timeout=600,
         check=False,
     )
 

@@ -126,7 +126,7 @@ class _Browser:
             "--dump-dom",
             f"http://127.0.0.1:{port}/outer.html",
         ]
-        run = subprocess.run(command, capture_output=True, timeout=120, check=True)
+        run = subprocess.run(command, capture_output=True, timeout=600, check=True)
         return run.stdout.decode()
 
 
