@@ -40,6 +40,7 @@ def _nodes(out: Path, variant: str) -> list[onnx.NodeProto]:
     return list(onnx.load(out / VARIANTS[variant].file).graph.node)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("task", TASKS)
 def test_every_task_of_both_families(
@@ -64,6 +65,7 @@ def test_every_task_of_both_families(
         assert all(output["finite"] for output in grid.values())
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("name", GEOMETRIES)
 def test_every_geometry(name: str, make_checkpoint: Make, tmp_path: Path) -> None:
     config = FUSED | GEOMETRIES[name]
@@ -81,6 +83,7 @@ def test_every_geometry(name: str, make_checkpoint: Make, tmp_path: Path) -> Non
     assert "encoder/embedding_hidden_mapping_in/MatMulInteger" in quantized
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("task", ["fill-mask", "pretraining"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_tied_matrix_is_stored_once(
@@ -97,6 +100,7 @@ def test_the_tied_matrix_is_stored_once(
         assert readers == {"Gather", "Transpose"}
 
 
+@pytest.mark.medium
 def test_an_untied_decoder_keeps_its_own_matrix(make_checkpoint: Make, tmp_path: Path) -> None:
     out = tmp_path / "out"
     _validated(make_checkpoint("fill-mask", tie_word_embeddings=False), out)
@@ -104,6 +108,7 @@ def test_an_untied_decoder_keeps_its_own_matrix(make_checkpoint: Make, tmp_path:
     assert sum(sorted(t.dims) == [16, 200] for t in graph.initializer) == 2
 
 
+@pytest.mark.medium
 @pytest.mark.usefixtures("really_exported")
 def test_two_exports_are_byte_identical(make_checkpoint: Make, tmp_path: Path) -> None:
     source = make_checkpoint("pretraining")
@@ -118,6 +123,7 @@ def test_two_exports_are_byte_identical(make_checkpoint: Make, tmp_path: Path) -
         )
 
 
+@pytest.mark.medium
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_onnxruntime_quantizes_every_encoder_matmul(make_checkpoint: Make, tmp_path: Path) -> None:
     from onnxruntime.quantization import quantize_dynamic
@@ -130,6 +136,7 @@ def test_onnxruntime_quantizes_every_encoder_matmul(make_checkpoint: Make, tmp_p
     assert sum(n.op_type == "MatMulInteger" for n in peer) == len(linear) == 12 * 6 + 3
 
 
+@pytest.mark.medium
 def test_a_half_precision_checkpoint_is_exported_in_float32(
     make_checkpoint: Make, tmp_path: Path
 ) -> None:
@@ -145,6 +152,7 @@ def test_a_half_precision_checkpoint_is_exported_in_float32(
     assert report["variants"]["fp32"]["parity"]["logits"]["relative"] < 1e-5
 
 
+@pytest.mark.medium
 def test_the_manifest_tells_what_was_done(make_checkpoint: Make, tmp_path: Path) -> None:
     source = make_checkpoint("question-answering")
     manifest = export(str(source), ExportConfig(), out=tmp_path / "out")

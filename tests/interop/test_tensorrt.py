@@ -16,6 +16,8 @@ from albert_deploy.runtime.flavours import load_flavour
 from albert_deploy.runtime.shapes import Profile
 from albert_deploy.runtime.targets import target_named
 
+pytestmark = pytest.mark.medium
+
 pytest.importorskip("tensorrt_rtx", reason="needs: pip install 'albert-deploy[rtx]'")
 
 # Not taken from the contract: these are the files that a user points TensorRT to.

@@ -157,6 +157,7 @@ def deployed(
     return make
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("task", ASKED)
 def test_any_input_is_answered_or_refused_by_a_real_model(
     deployed: Callable[[str], Path], task: str

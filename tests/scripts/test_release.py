@@ -109,6 +109,7 @@ def test_a_sample_brings_its_data_unless_the_task_is_another(tmp_path: Path) -> 
         sample_data("sample-sst2", ("squad", None))
 
 
+@pytest.mark.medium
 def test_a_sample_for_another_task_is_released_without_a_score(tmp_path: Path) -> None:
     main(["release", "sample-sst2", "--task", "feature-extraction", "--out", str(tmp_path / "out")])
     report = _report(tmp_path / "out")

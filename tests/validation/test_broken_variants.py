@@ -19,6 +19,8 @@ from albert_deploy.runtime.errors import ContractError, MachineError, ParityErro
 from albert_deploy.runtime.manifest import file_record, read_manifest, write_manifest
 from albert_deploy.scripts.cli import main
 
+pytestmark = pytest.mark.medium
+
 CONTRACT, PARITY, MACHINE = (e.exit_code for e in (ContractError, ParityError, MachineError))
 TEXTS = ("the film was long", "a warm river", "who was it", "what is the film", "the warm film")
 INT8 = VARIANTS["int8"].file
