@@ -138,6 +138,35 @@ def base_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def place_of_run(factory: pytest.TempPathFactory, name: str) -> Path:
+    """Return a folder that all processes of this test run have in common."""
+    base = factory.getbasetemp()
+    place = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    place.mkdir(exist_ok=True)
+    return place
+
+
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """A function that fills a folder once in a test run, whichever process asks again.
+
+    ``made_once(name, make)`` calls ``make(folder)`` with a folder that is not there yet, and
+    returns it; nobody changes it.
+    """
+    kept = place_of_run(tmp_path_factory, "made")
+
+    def once(name: str, make: Callable[[Path], object]) -> Path:
+        place = kept / name
+        with FileLock(f"{place}.lock"):
+            if not (kept / f"{name}.done").exists():
+                shutil.rmtree(place, ignore_errors=True)
+                make(place)
+                (kept / f"{name}.done").touch()
+        return place
+
+    return once
+
+
 @pytest.fixture(scope="session", autouse=True)
 def exports_are_made_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Export each checkpoint once in a test run, whichever file or process asks for it again.
@@ -150,9 +179,7 @@ def exports_are_made_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     from albert_deploy.runtime.manifest import write_manifest
     from albert_deploy.scripts import release
 
-    base = tmp_path_factory.getbasetemp()
-    kept = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "exports"
-    kept.mkdir(exist_ok=True)
+    kept = place_of_run(tmp_path_factory, "exports")
     real = step.export_into
 
     def export_into(work: Path, source: Source, task: str) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import onnx
@@ -55,7 +56,7 @@ def build(path: Path, length: int = 128) -> Built:
 @pytest.fixture(scope="module")
 def deployed(
     make_checkpoint: Callable[..., Path],
-    tmp_path_factory: pytest.TempPathFactory,
+    made_once: Callable[..., Path],
     request: pytest.FixtureRequest,
 ) -> Callable[[str], Path]:
     """A function that returns the deployment directory of a checkpoint."""
@@ -64,27 +65,22 @@ def deployed(
     from albert_deploy.quantize.step import QuantizeConfig, quantize
     from albert_deploy.validation.sample import SAMPLES
 
-    made: dict[str, Path] = {}
+    def deploy(name: str, out: Path) -> None:
+        if name == "small":
+            source = make_checkpoint(
+                vocab_size=2000,
+                hidden_size=128,
+                intermediate_size=512,
+                num_hidden_layers=USES,
+                max_position_embeddings=512,
+            )
+        else:
+            source = request.getfixturevalue("shared") / "checkpoints" / name
+        export(str(source), ExportConfig(), out=out)
+        texts = CalibrationConfig(name="sst2", path=SAMPLES["sample-sst2"].data, samples=32)
+        quantize(out, QuantizeConfig(variants=tuple(FILES), calibration=texts))
 
-    def deploy(name: str) -> Path:
-        if name not in made:
-            if name == "small":
-                source = make_checkpoint(
-                    vocab_size=2000,
-                    hidden_size=128,
-                    intermediate_size=512,
-                    num_hidden_layers=USES,
-                    max_position_embeddings=512,
-                )
-            else:
-                source = request.getfixturevalue("shared") / "checkpoints" / name
-            made[name] = tmp_path_factory.mktemp("tensorrt") / name
-            export(str(source), ExportConfig(), out=made[name])
-            texts = CalibrationConfig(name="sst2", path=SAMPLES["sample-sst2"].data, samples=32)
-            quantize(made[name], QuantizeConfig(variants=tuple(FILES), calibration=texts))
-        return made[name]
-
-    return deploy
+    return lambda name: made_once(f"tensorrt-{name}", partial(deploy, name))
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable
-from functools import cache
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -67,14 +68,15 @@ def check_covered(out: Path, variant: str) -> None:
 
 @pytest.fixture(scope="module")
 def report_of(
-    shared: Path, tmp_path_factory: pytest.TempPathFactory
+    shared: Path, made_once: Callable[..., Path]
 ) -> Callable[[str, str], tuple[Path, dict[str, Any]]]:
     """A function that returns directory and report of a checkpoint and a variant."""
 
-    @cache
-    def run(name: str, every: int) -> tuple[Path, dict[str, Any]]:
-        folder = tmp_path_factory.mktemp(name)
-        out, data = folder / "out", shared / "data/glue/SST-2"
+    data = shared / "data/glue/SST-2"
+
+    def run(name: str, every: int, folder: Path) -> None:
+        out = folder / "out"
+        folder.mkdir()
         export(str(shared / "checkpoints" / name), ExportConfig(), out=out)
         calibration = CalibrationConfig(name="sst2", path=data)
         variants = tuple(v for v in LIMITS if (v in SLOW) == (every > 1))
@@ -85,9 +87,14 @@ def report_of(
         report = validate(out, ValidateConfig(dataset=("sst2", folder), trace_rows=0))
         assert len(rows) == 872
         assert report["dataset"]["rows"] == len(chosen)
+
+    def report_of(name: str, variant: str) -> tuple[Path, dict[str, Any]]:
+        every = EVERY if variant in SLOW else 1
+        out = made_once(f"{name}-{every}", partial(run, name, every)) / "out"
+        report = json.loads((out / "reports/validation.json").read_text(encoding="utf-8"))
         return out, report
 
-    return lambda name, variant: run(name, EVERY if variant in SLOW else 1)
+    return report_of
 
 
 @pytest.mark.parametrize("variant", LIMITS)
@@ -141,14 +148,17 @@ def test_outliers_that_ruin_naive_int8_cost_nothing(
 
 
 @pytest.fixture(scope="module")
-def base(base_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("base") / "out"
-    export(str(base_checkpoint), ExportConfig(), out=out)
+def base(base_checkpoint: Path, made_once: Callable[..., Path]) -> Path:
     texts = CalibrationConfig(name="sst2", path=SAMPLES["sample-sst2"].data, samples=32)
     # Rounded to nearest it takes seconds; which bytes they are does not matter.
     static = {"rounding": "nearest"}
-    quantize(out, QuantizeConfig(variants=tuple(FILES), calibration=texts, static=static))
-    return out
+    config = QuantizeConfig(variants=tuple(FILES), calibration=texts, static=static)
+
+    def make(out: Path) -> None:
+        export(str(base_checkpoint), ExportConfig(), out=out)
+        quantize(out, config)
+
+    return made_once("base", make)
 
 
 @pytest.mark.parametrize("variant", FILES)
