@@ -249,6 +249,7 @@ def test_the_variant_made_with_it_holds_too(
     assert ratios[result.keep] > ratios[()] + 2
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("variant", ["int8-fp16", "fp8-qdq"])
 def test_searches_every_static_variant(directory: Path, texts: Texts, variant: str) -> None:
     format_ = {"format": "fp8"} if variant == "fp8-qdq" else {"half": True}

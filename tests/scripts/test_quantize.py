@@ -191,6 +191,7 @@ def brief(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(steps, "bench", bench)
 
 
+@pytest.mark.medium
 @pytest.mark.usefixtures("brief")
 def test_a_variant_that_is_too_large_fails_and_spares_the_good_release(
     cli: Cli, first: Path, second: Path, out: Path, reviews: Path

@@ -238,6 +238,7 @@ def test_tune_records_the_quickest_engine(directory: Path, fixed_times: dict[str
     assert "tuned: fp32 runs in openvino (ort takes 1.50x at 8)" in shown[1]
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("options", "code"),
     [
