@@ -15,12 +15,13 @@ TARGET   ?= sm86,sm89,sm120
 ARGS     ?=
 # What `make serve` serves; without it the shipped classifier.
 DIR      ?=
-# Processes that run tests; files stay together, as their fixtures are costly.
+# Processes that run tests; one that has none left takes some of another's.
 JOBS     ?= 2
+PYTEST    = $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 .DEFAULT_GOAL := help
 .PHONY: help install export quantize validate build bench gpu-bench gpu-test serve serve-test size test \
-	test-fast fuzz check lint format types audit clean
+	test-fast test-all fuzz check lint format types audit clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -116,16 +117,19 @@ serve-test: install $(SERVER)/.installed $(OUT)/served/bundle.json ## Test a rea
 size: install ## Measure the environment that answering needs, with OUT/sample-sst2 where it is there
 	$(BIN)/python -m albert_deploy.scripts.tools.runtime_size $(wildcard $(OUT)/sample-sst2)
 
-test: install ## Run all tests, slow ones too
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+test: install ## Run the tests, but for those at full size
+	$(PYTEST) -m 'not slow' $(ARGS)
 
 test-fast: install ## Run the tests that take seconds
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m 'not slow' $(ARGS)
+	$(PYTEST) -m 'not medium and not slow' $(ARGS)
+
+test-all: install ## Run every test, full sizes and full data too; tell the longest
+	$(PYTEST) --durations 25 $(ARGS)
 
 fuzz: install ## Fuzz tokenization and decoding for 5 minutes
 	ALBERT_DEPLOY_FUZZ_S=300 $(BIN)/python -m pytest -m fuzz $(ARGS)
 
-check: lint types audit test ## Lint, format, types, known vulnerabilities and tests: what CI runs
+check: lint types audit test-all ## Lint, format, types, known vulnerabilities and every test: what CI runs
 
 audit: install ## Look the installed packages up among known vulnerabilities
 	$(BIN)/python -m albert_deploy.scripts.tools.audit

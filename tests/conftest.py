@@ -23,6 +23,10 @@ from albert_deploy.runtime.contract import VARIANTS
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
+# Workers of a run share the cores, and OpenMP's idle threads spin; set before PyTorch is loaded,
+# and for the processes that tests start.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 # The same examples in every run, on any machine; a longer hunt: --hypothesis-profile=default.
 hypothesis.settings.register_profile(
     "repeatable", derandomize=True, deadline=None, max_examples=50, database=None
@@ -121,6 +125,52 @@ def make_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., P
     return make
 
 
+@pytest.fixture(scope="session")
+def base_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A classifier of ALBERT-base's geometry with random weights; nobody changes it.
+
+    Its tokenizer cuts at 64 tokens, so that the edge grid takes seconds for each variant; what
+    the files hold, the table of 512 positions included, is that of the real one.
+    """
+    from albert_deploy.export.samples.random import random_checkpoint
+
+    folder = tmp_path_factory.mktemp("base") / "checkpoint"
+    random_checkpoint("base", out=folder)
+    path = folder / "tokenizer_config.json"
+    settings = json.loads(path.read_text(encoding="utf-8")) | {"model_max_length": 64}
+    path.write_text(json.dumps(settings), encoding="utf-8")
+    return folder
+
+
+def place_of_run(factory: pytest.TempPathFactory, name: str) -> Path:
+    """Return a folder that all processes of this test run have in common."""
+    base = factory.getbasetemp()
+    place = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    place.mkdir(exist_ok=True)
+    return place
+
+
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """A function that fills a folder once in a test run, whichever process asks again.
+
+    ``made_once(name, make)`` calls ``make(folder)`` with a folder that is not there yet, and
+    returns it; nobody changes it.
+    """
+    kept = place_of_run(tmp_path_factory, "made")
+
+    def once(name: str, make: Callable[[Path], object]) -> Path:
+        place = kept / name
+        with FileLock(f"{place}.lock"):
+            if not (kept / f"{name}.done").exists():
+                shutil.rmtree(place, ignore_errors=True)
+                make(place)
+                (kept / f"{name}.done").touch()
+        return place
+
+    return once
+
+
 @pytest.fixture(scope="session", autouse=True)
 def exports_are_made_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Export each checkpoint once in a test run, whichever file or process asks for it again.
@@ -133,9 +183,7 @@ def exports_are_made_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     from albert_deploy.runtime.manifest import write_manifest
     from albert_deploy.scripts import release
 
-    base = tmp_path_factory.getbasetemp()
-    kept = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "exports"
-    kept.mkdir(exist_ok=True)
+    kept = place_of_run(tmp_path_factory, "exports")
     real = step.export_into
 
     def export_into(work: Path, source: Source, task: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import onnx
 import pytest
+from models import FUSED, GEOMETRIES
 
 from albert_deploy.export.samples.random import random_checkpoint
 from albert_deploy.export.step import ExportConfig, export
@@ -24,29 +25,6 @@ from albert_deploy.validation.gate.gate import raise_for_verdict
 from albert_deploy.validation.step import ValidateConfig, validate
 
 Make = Callable[..., Path]
-
-# What can differ between two ALBERTs, each away from the fixture's values.
-GEOMETRIES: dict[str, dict[str, Any]] = {
-    "v1 gelu": {"hidden_act": "gelu"},
-    "v2 gelu_new": {"hidden_act": "gelu_new"},
-    "relu": {"hidden_act": "relu"},
-    "three groups": {"num_hidden_groups": 3},
-    "two inner layers": {"inner_group_num": 2},
-    "two groups of two inner layers": {
-        "num_hidden_layers": 4,
-        "num_hidden_groups": 2,
-        "inner_group_num": 2,
-    },
-    "deep": {"num_hidden_layers": 24},
-    "embedding larger than hidden": {"embedding_size": 48},
-    "seventeen positions": {"max_position_embeddings": 17},
-    "one type": {"type_vocab_size": 1},
-    "five types": {"type_vocab_size": 5},
-    "chunked feed-forward": {"chunk_size_feed_forward": 4},
-    "five labels": {"num_labels": 5},
-    "regression": {"num_labels": 1, "problem_type": "regression"},
-    "multi-label": {"num_labels": 4, "problem_type": "multi_label_classification"},
-}
 
 
 def _validated(source: Path, out: Path) -> dict[str, Any]:
@@ -62,6 +40,7 @@ def _nodes(out: Path, variant: str) -> list[onnx.NodeProto]:
     return list(onnx.load(out / VARIANTS[variant].file).graph.node)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("task", TASKS)
 def test_every_task_of_both_families(
@@ -71,7 +50,7 @@ def test_every_task_of_both_families(
     import transformers
 
     out = tmp_path / "out"
-    source = make_checkpoint(task, family)
+    source = make_checkpoint(task, family, **FUSED)
     report = _validated(source, out)
     assert list(report["variants"]) == list(DEFAULT_VARIANTS)
     model = getattr(transformers, FAMILIES[family] + TASKS[task].architecture)
@@ -86,9 +65,10 @@ def test_every_task_of_both_families(
         assert all(output["finite"] for output in grid.values())
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("name", GEOMETRIES)
 def test_every_geometry(name: str, make_checkpoint: Make, tmp_path: Path) -> None:
-    config = GEOMETRIES[name]
+    config = FUSED | GEOMETRIES[name]
     out = tmp_path / "out"
     _validated(make_checkpoint(**config), out)
     layers, inner = config.get("num_hidden_layers", 3), config.get("inner_group_num", 1)
@@ -103,6 +83,7 @@ def test_every_geometry(name: str, make_checkpoint: Make, tmp_path: Path) -> Non
     assert "encoder/embedding_hidden_mapping_in/MatMulInteger" in quantized
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("task", ["fill-mask", "pretraining"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_tied_matrix_is_stored_once(
@@ -119,6 +100,7 @@ def test_the_tied_matrix_is_stored_once(
         assert readers == {"Gather", "Transpose"}
 
 
+@pytest.mark.medium
 def test_an_untied_decoder_keeps_its_own_matrix(make_checkpoint: Make, tmp_path: Path) -> None:
     out = tmp_path / "out"
     _validated(make_checkpoint("fill-mask", tie_word_embeddings=False), out)
@@ -126,6 +108,7 @@ def test_an_untied_decoder_keeps_its_own_matrix(make_checkpoint: Make, tmp_path:
     assert sum(sorted(t.dims) == [16, 200] for t in graph.initializer) == 2
 
 
+@pytest.mark.medium
 @pytest.mark.usefixtures("really_exported")
 def test_two_exports_are_byte_identical(make_checkpoint: Make, tmp_path: Path) -> None:
     source = make_checkpoint("pretraining")
@@ -140,6 +123,7 @@ def test_two_exports_are_byte_identical(make_checkpoint: Make, tmp_path: Path) -
         )
 
 
+@pytest.mark.medium
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_onnxruntime_quantizes_every_encoder_matmul(make_checkpoint: Make, tmp_path: Path) -> None:
     from onnxruntime.quantization import quantize_dynamic
@@ -152,6 +136,7 @@ def test_onnxruntime_quantizes_every_encoder_matmul(make_checkpoint: Make, tmp_p
     assert sum(n.op_type == "MatMulInteger" for n in peer) == len(linear) == 12 * 6 + 3
 
 
+@pytest.mark.medium
 def test_a_half_precision_checkpoint_is_exported_in_float32(
     make_checkpoint: Make, tmp_path: Path
 ) -> None:
@@ -167,6 +152,7 @@ def test_a_half_precision_checkpoint_is_exported_in_float32(
     assert report["variants"]["fp32"]["parity"]["logits"]["relative"] < 1e-5
 
 
+@pytest.mark.medium
 def test_the_manifest_tells_what_was_done(make_checkpoint: Make, tmp_path: Path) -> None:
     source = make_checkpoint("question-answering")
     manifest = export(str(source), ExportConfig(), out=tmp_path / "out")
@@ -182,11 +168,9 @@ def test_the_manifest_tells_what_was_done(make_checkpoint: Make, tmp_path: Path)
 
 
 @pytest.mark.slow
-def test_base_geometry_holds_the_byte_budgets(tmp_path: Path) -> None:
-    source = tmp_path / "source"
-    random_checkpoint("base", out=source)
+def test_base_geometry_holds_the_byte_budgets(base_checkpoint: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    report = _validated(source, out)
+    report = _validated(base_checkpoint, out)
     for variant, limit in (("fp32", 48.7e6), ("fp16", 24.4e6), ("int8", 13.2e6)):
         assert (out / VARIANTS[variant].file).stat().st_size <= limit
         assert report["variants"][variant]["bytes"] <= limit

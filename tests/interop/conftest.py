@@ -47,12 +47,13 @@ def sharpen(path: Path) -> None:
 
 
 @pytest.fixture(scope="session")
-def directory(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def directory(source: Path, made_once: Callable[..., Path]) -> Path:
     """The deployment directory of ``source`` with all three variants."""
     from albert_deploy.export.step import ExportConfig, export
     from albert_deploy.quantize.step import QuantizeConfig, quantize
 
-    out = tmp_path_factory.mktemp("deployment") / "classifier"
-    export(str(source), ExportConfig(), out=out)
-    quantize(out, QuantizeConfig())
-    return out
+    def make(out: Path) -> None:
+        export(str(source), ExportConfig(), out=out)
+        quantize(out, QuantizeConfig())
+
+    return made_once("classifier", make)

@@ -11,6 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+pytestmark = pytest.mark.medium
+
 Floats = npt.NDArray[np.float32]
 
 # Not taken from the contract: these are the names that other tools look for.

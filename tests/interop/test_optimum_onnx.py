@@ -39,7 +39,7 @@ def test_answers_as_our_runtime(directory: Path) -> None:
         input=ran.stdout,
         capture_output=True,
         encoding="utf-8",
-        timeout=120,
+        timeout=600,
         check=False,
     )
     assert compared.returncode == 0, compared.stdout + compared.stderr

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import onnx
@@ -15,6 +16,8 @@ from albert_deploy.export.engine.proofs import widened_bytes
 from albert_deploy.runtime.trt.flavours import load_flavour
 from albert_deploy.runtime.trt.profiles import Profile
 from albert_deploy.runtime.trt.targets import target_named
+
+pytestmark = pytest.mark.medium
 
 pytest.importorskip("tensorrt_rtx", reason="needs: pip install 'albert-deploy[rtx]'")
 
@@ -53,7 +56,7 @@ def build(path: Path, length: int = 128) -> Built:
 @pytest.fixture(scope="module")
 def deployed(
     make_checkpoint: Callable[..., Path],
-    tmp_path_factory: pytest.TempPathFactory,
+    made_once: Callable[..., Path],
     request: pytest.FixtureRequest,
 ) -> Callable[[str], Path]:
     """A function that returns the deployment directory of a checkpoint."""
@@ -62,27 +65,22 @@ def deployed(
     from albert_deploy.quantize.calibration.texts import CalibrationConfig
     from albert_deploy.quantize.step import QuantizeConfig, quantize
 
-    made: dict[str, Path] = {}
+    def deploy(name: str, out: Path) -> None:
+        if name == "small":
+            source = make_checkpoint(
+                vocab_size=2000,
+                hidden_size=128,
+                intermediate_size=512,
+                num_hidden_layers=USES,
+                max_position_embeddings=512,
+            )
+        else:
+            source = request.getfixturevalue("shared") / "checkpoints" / name
+        export(str(source), ExportConfig(), out=out)
+        texts = CalibrationConfig(name="sst2", path=SAMPLES["sample-sst2"].data, samples=32)
+        quantize(out, QuantizeConfig(variants=tuple(FILES), calibration=texts))
 
-    def deploy(name: str) -> Path:
-        if name not in made:
-            if name == "small":
-                source = make_checkpoint(
-                    vocab_size=2000,
-                    hidden_size=128,
-                    intermediate_size=512,
-                    num_hidden_layers=USES,
-                    max_position_embeddings=512,
-                )
-            else:
-                source = request.getfixturevalue("shared") / "checkpoints" / name
-            made[name] = tmp_path_factory.mktemp("tensorrt") / name
-            export(str(source), ExportConfig(), out=made[name])
-            texts = CalibrationConfig(name="sst2", path=SAMPLES["sample-sst2"].data, samples=32)
-            quantize(made[name], QuantizeConfig(variants=tuple(FILES), calibration=texts))
-        return made[name]
-
-    return deploy
+    return lambda name: made_once(f"tensorrt-{name}", partial(deploy, name))
 
 
 @pytest.mark.parametrize(

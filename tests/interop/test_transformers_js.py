@@ -18,7 +18,7 @@ COMPARE = SCRIPTS.parent / "compare_answers.py"
 # What npm says where no registry can be reached; anything else that fails is a failure.
 UNREACHABLE = re.compile(r"ENOTFOUND|EAI_AGAIN|ECONNREFUSED|ECONNRESET|ETIMEDOUT|ENETUNREACH")
 
-pytestmark = [pytest.mark.slow, pytest.mark.node]
+pytestmark = [pytest.mark.medium, pytest.mark.node]
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def run_node(
         input="\n".join(texts),
         capture_output=True,
         encoding="utf-8",
-        timeout=120,
+        timeout=600,
         check=False,
     )
 
@@ -68,7 +68,7 @@ def run_compare(directory: Path, result: Any) -> subprocess.CompletedProcess[str
         input=json.dumps(result) if result else "",
         capture_output=True,
         encoding="utf-8",
-        timeout=120,
+        timeout=600,
         check=False,
     )
 

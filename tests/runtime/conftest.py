@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 
 @pytest.fixture(scope="session")
-def _built(make_checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def _built(make_checkpoint: Callable[..., Path], made_once: Callable[..., Path]) -> Path:
     pytest.importorskip(
         "tensorrt_rtx", reason="TensorRT-RTX is not installed: pip install 'albert-deploy[rtx]'"
     )
@@ -21,16 +21,18 @@ def _built(make_checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPa
     from albert_deploy.export.step import ExportConfig, export
     from albert_deploy.runtime.trt.profiles import parse_profiles
 
-    out = tmp_path_factory.mktemp("engines") / "deployment"
-    export(str(make_checkpoint()), ExportConfig(), out=out)
     config = BuildConfig(
         targets=("sm89",),
         variants=("fp32",),
         flavour="tensorrt_rtx",
         profiles=parse_profiles("1x1:2x8:4x32", 2),
     )
-    build(out, config)
-    return out
+
+    def make(out: Path) -> None:
+        export(str(make_checkpoint()), ExportConfig(), out=out)
+        build(out, config)
+
+    return made_once("runtime-plan", make)
 
 
 @pytest.fixture

@@ -157,6 +157,7 @@ def deployed(
     return make
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("task", ASKED)
 def test_any_input_is_answered_or_refused_by_a_real_model(
     deployed: Callable[[str], Path], task: str
@@ -267,12 +268,12 @@ def run_fuzzer(place: Path, work: Path, seconds: int, *flags: str) -> tuple[int,
     return done.returncode, done.stdout + done.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.medium
 @pytest.mark.fuzz
 def test_a_guided_hunt_finds_no_crash(
     fuzzed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    seconds = int(os.environ.get("ALBERT_DEPLOY_FUZZ_S", "60"))
+    seconds = int(os.environ.get("ALBERT_DEPLOY_FUZZ_S", "10"))
     status, log = run_fuzzer(fuzzed, tmp_path, seconds)
     assert status == 0, log[-6000:]
     found = re.findall(r"#(\d+)\s+DONE\s+cov: (\d+) ft: (\d+)", log)
@@ -284,7 +285,7 @@ def test_a_guided_hunt_finds_no_crash(
     assert coverage > 100
 
 
-@pytest.mark.slow
+@pytest.mark.medium
 @pytest.mark.fuzz
 def test_a_planted_crash_is_found(fuzzed: Path, tmp_path: Path) -> None:
     status, log = run_fuzzer(fuzzed, tmp_path, 120, "--plant")

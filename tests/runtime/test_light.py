@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-
-import pytest
 
 HEAVY = {
     "torch", "transformers", "onnx", "onnx_ir", "optimum", "scipy", "sklearn", "matplotlib",
@@ -28,19 +25,7 @@ def loaded(code: str) -> set[str]:
     )
 
 
-def test_importing_load_is_quick(capsys: pytest.CaptureFixture[str]) -> None:
-    code = (
-        "import json, sys, time\nstart = time.perf_counter()\n"
-        "from albert_deploy.runtime import load\nfirst = time.perf_counter()\n"
-        "import albert_deploy.runtime.pipeline\nsecond = time.perf_counter()\n"
-        "print(json.dumps([first - start, second - start]))"
-    )
-    alone, everything = json.loads(child(code))
-    with capsys.disabled():
-        print(
-            f" import of load {alone:.3f} s, with numpy and tokenizers {everything:.3f} s ", end=""
-        )
-    assert alone < 2  # 0.3 s are held to where the machine does nothing else
+def test_importing_load_is_light() -> None:
     assert not loaded("from albert_deploy.runtime import load") & {*HEAVY, "numpy", "tokenizers"}
 
 

@@ -76,7 +76,7 @@ def test_text_classification_is_that_of_transformers(deployed: Deployed) -> None
         model(long)
 
 
-@pytest.mark.parametrize("labels", [pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.parametrize("labels", [pytest.param(1, marks=pytest.mark.medium), 2])
 @pytest.mark.parametrize("problem", [None, "regression", "multi_label_classification"])
 def test_scores_follow_the_problem(
     deployed: Deployed, tmp_path: Path, labels: int, problem: str | None
@@ -93,7 +93,7 @@ def test_scores_follow_the_problem(
     assert_same(model(TEXTS[1], top_k=None), reference(TEXTS[1], top_k=None))
 
 
-@pytest.mark.slow
+@pytest.mark.medium
 @pytest.mark.parametrize("options", [{}, {"top_k": 2}, {"top_k": 7}])
 def test_fill_mask_is_that_of_transformers(deployed: Deployed, options: dict[str, int]) -> None:
     checkpoint, out = deployed("fill-mask")
@@ -105,7 +105,7 @@ def test_fill_mask_is_that_of_transformers(deployed: Deployed, options: dict[str
         model([one, "no mask"])
 
 
-@pytest.mark.slow
+@pytest.mark.medium
 def test_targets_are_those_of_transformers(deployed: Deployed) -> None:
     checkpoint, out = deployed("fill-mask")
     model, reference = load(out), pipeline("fill-mask", checkpoint)
@@ -134,7 +134,7 @@ def test_targets_are_those_of_transformers(deployed: Deployed) -> None:
             model(one, targets=targets)
 
 
-@pytest.mark.slow
+@pytest.mark.medium
 def test_feature_extraction_is_that_of_transformers(deployed: Deployed) -> None:
     checkpoint, out = deployed("feature-extraction")
     model, reference = load(out), pipeline("feature-extraction", checkpoint)
@@ -146,7 +146,7 @@ def test_feature_extraction_is_that_of_transformers(deployed: Deployed) -> None:
     assert_same(model([TEXTS[1]] * 2, pooled=True), [wanted] * 2)
 
 
-@pytest.mark.slow
+@pytest.mark.medium
 def test_both_heads_of_pretraining_answer(deployed: Deployed) -> None:
     checkpoint, out = deployed("pretraining")
     model = load(out)
@@ -162,7 +162,7 @@ def test_both_heads_of_pretraining_answer(deployed: Deployed) -> None:
     assert [word["token_str"] for word in one] == ["film"]
 
 
-@pytest.mark.slow
+@pytest.mark.medium
 def test_multiple_choice_chooses(deployed: Deployed) -> None:
     checkpoint, out = deployed("multiple-choice")
     model = load(out)
@@ -177,7 +177,7 @@ def test_multiple_choice_chooses(deployed: Deployed) -> None:
         assert_same(model(**one), wanted)
 
 
-@pytest.mark.slow
+@pytest.mark.medium
 @pytest.mark.parametrize("repeat", [1, 6])
 def test_question_answering_scores_as_transformers_did(deployed: Deployed, repeat: int) -> None:
     checkpoint, out = deployed("question-answering")
@@ -227,7 +227,7 @@ def test_answers_are_widened_to_words_and_equal_ones_add_up(tiny_tokenizer: Toke
     assert narrow["score"] == pytest.approx(share**2)
 
 
-@pytest.mark.slow
+@pytest.mark.medium
 def test_samples_answer_as_transformers_does(tmp_path: Path) -> None:
     from albert_deploy.export.samples import SAMPLES
     from albert_deploy.validation.data.datasets import read_dataset
@@ -239,7 +239,7 @@ def test_samples_answer_as_transformers_does(tmp_path: Path) -> None:
     assert_same(model(texts), reference(texts))
 
 
-@pytest.mark.slow
+@pytest.mark.medium
 @pytest.mark.parametrize("task", ["fill-mask", "token-classification"])
 def test_sentencepiece_tokens_are_written_as_transformers_does(
     make_checkpoint: Callable[..., Path], tmp_path: Path, task: str
@@ -260,7 +260,7 @@ def test_sentencepiece_tokens_are_written_as_transformers_does(
     assert_same(model(texts), reference(texts))
 
 
-@pytest.mark.slow
+@pytest.mark.medium
 def test_bad_choices_say_why(deployed: Deployed) -> None:
     model = load(deployed("multiple-choice")[1])
     for given, message in (

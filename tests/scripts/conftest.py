@@ -59,7 +59,7 @@ class Cli:
             env=os.environ | environment,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=600,
             check=False,
         )
         return Result(code=done.returncode, out=done.stdout, err=done.stderr)

@@ -109,7 +109,7 @@ def started(arguments: list[str], out: Path, moment: str) -> subprocess.Popen[by
     raise AssertionError(f"the export ended, or took five minutes, before {moment} was there")
 
 
-@pytest.mark.slow
+@pytest.mark.medium
 @pytest.mark.skipif(sys.platform == "win32", reason="has no SIGKILL")
 def test_a_killed_export_leaves_the_earlier_one(cli: Cli, second: Path, deployed: Path) -> None:
     before = cli.state(deployed)

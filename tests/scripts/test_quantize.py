@@ -93,7 +93,7 @@ def test_options_reach_the_scheme(cli: Cli, deployed: Path, data: Path) -> None:
     assert sum(label in row["real_inputs"] for row in entry["coverage"]) == 1
 
 
-@pytest.mark.slow
+@pytest.mark.medium
 def test_a_sample_brings_its_texts(cli: Cli, out: Path) -> None:
     assert cli("export", "sample-sst2", "--out", out).code == 0
     result = cli("quantize", out, "--variants", "int8-qdq")
@@ -191,6 +191,7 @@ def brief(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(steps, "bench", bench)
 
 
+@pytest.mark.medium
 @pytest.mark.usefixtures("brief")
 def test_a_variant_that_is_too_large_fails_and_spares_the_good_release(
     cli: Cli, first: Path, second: Path, out: Path, reviews: Path

@@ -42,7 +42,7 @@ def _check_contract(out: Path) -> None:
             assert set(variant["coverage"]) == {"uses", "converted", "exceptions"}
 
 
-@pytest.mark.slow
+@pytest.mark.medium
 @pytest.mark.parametrize("name", SAMPLES)
 def test_a_sample_passes_its_gate(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -109,6 +109,7 @@ def test_a_sample_brings_its_data_unless_the_task_is_another(tmp_path: Path) -> 
         sample_data("sample-sst2", ("squad", None))
 
 
+@pytest.mark.medium
 def test_a_sample_for_another_task_is_released_without_a_score(tmp_path: Path) -> None:
     main(["release", "sample-sst2", "--task", "feature-extraction", "--out", str(tmp_path / "out")])
     report = _report(tmp_path / "out")

@@ -10,7 +10,7 @@ import pytest
 
 from albert_deploy.runtime import load
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.medium
 
 _LONG = "the long river was warm and the film is a long film about a warm river"
 # Task -> inputs by field, a row each.

@@ -17,7 +17,7 @@ import pytest
 
 from albert_deploy.scripts.tools.running import Running
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.medium
 
 _CLIENTS, _ASKED = 8, 400
 

@@ -8,7 +8,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,8 @@ from albert_deploy.runtime.contract import VARIANTS
 from albert_deploy.runtime.errors import ContractError, MachineError, ParityError
 from albert_deploy.runtime.manifest import file_record, read_manifest, write_manifest
 from albert_deploy.scripts.cli.main import main
+
+pytestmark = pytest.mark.medium
 
 CONTRACT, PARITY, MACHINE = (e.exit_code for e in (ContractError, ParityError, MachineError))
 TEXTS = ("the film was long", "a warm river", "who was it", "what is the film", "the warm film")
@@ -310,7 +311,7 @@ COMMANDS = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.medium
 @pytest.mark.parametrize("how", COMMANDS)
 def test_a_hung_engine_is_told_and_the_process_ends(
     how: str,
@@ -322,20 +323,17 @@ def test_a_hung_engine_is_told_and_the_process_ends(
     if how == "computes for ever":
         _edit(deployed, _hang)
     arguments = ("validate", deployed, "--dataset", f"sst2={reviews}", "--gate", gate)
-    limit, start = 2, time.monotonic()
+    limit = 5
     done = subprocess.run(
         [sys.executable, *COMMANDS[how], *map(str, arguments), "--timeout", str(limit)],
         env=os.environ | {"OMP_WAIT_POLICY": "PASSIVE"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,  # It would hang for an hour.
         check=False,
     )
-    seconds = time.monotonic() - start
     assert done.returncode == MACHINE, done.stderr
     assert done.stderr.rstrip("\n").split("\n")[-1].startswith("error: int8: ")
-    # Packages are loaded and the other variant is judged in this time, beside one wait.
-    assert seconds < 60
     report = _told(deployed, "int8", f"gave no answer within {limit} s")
     assert_documented(report)
     assert "--timeout" in report["variants"]["int8"]["failure"]

@@ -72,7 +72,7 @@ def test_every_variable_of_the_workflow_is_set_and_used(workflow: dict[str, Any]
 def test_the_make_targets_call_what_there_is() -> None:
     def run(*words: str) -> subprocess.CompletedProcess[str]:
         command = ["make", "-f", str(DOCS / "ci" / "albert.mk"), *words]
-        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
 
     shown = run("-n", "albert", "ALBERT_OUT=out/x y")
     assert shown.returncode == 0

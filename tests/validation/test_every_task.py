@@ -32,6 +32,8 @@ from albert_deploy.validation.evaluate.evaluate import (
 from albert_deploy.validation.evaluate.predictions import read_predictions
 from albert_deploy.validation.evaluate.reference import open_reference
 
+pytestmark = pytest.mark.medium
+
 TEXTS = ("the film was long", "a warm river", "who was it", "what is the film", "the warm film")
 TAGS = ("O", "B-PER", "I-PER", "B-LOC")
 

@@ -125,6 +125,7 @@ def test_a_validation_without_a_trace_leaves_none_behind(
     assert f"{REPORTS}/trace.svg" not in read_manifest(directory)["files"]
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("given", ["folder", "file"])
 def test_rows_that_set_the_ranges_do_not_judge_them(
     given: str, directory: Path, reviews: Path, gate: Path

@@ -312,8 +312,8 @@ def test_four_profiles_are_enough_for_sst2(shared: Path, deployed: Callable[...,
     [
         (384, 10, 1_077),
         (512, 10, 1_064),
-        pytest.param(384, 1, 10_796, marks=pytest.mark.slow),
-        pytest.param(512, 1, 10_626, marks=pytest.mark.slow),
+        pytest.param(384, 1, 10_796, marks=pytest.mark.medium),
+        pytest.param(512, 1, 10_626, marks=pytest.mark.medium),
     ],
 )
 def test_four_profiles_are_enough_for_squad(

@@ -140,6 +140,7 @@ def test_what_makes_no_sense_is_refused(
     assert not (directory / "engines").exists()
 
 
+@pytest.mark.medium
 def test_every_variant_that_fits_is_built_when_none_is_named(directory: Path) -> None:
     lines: list[str] = []
     made = build(directory, replace(SM89, variants=None), note=lines.append)
@@ -251,6 +252,7 @@ def test_the_command_of_a_kit_goes_as_far_as_this_machine_can(directory: Path, b
             assert (kit / PLAN).read_bytes() == (built / PLAN).read_bytes()
 
 
+@pytest.mark.medium
 def test_default_profiles_take_every_length_and_choices(
     make_checkpoint: Callable[..., Path], tmp_path: Path, quantized: Path
 ) -> None:

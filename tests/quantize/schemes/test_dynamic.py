@@ -154,6 +154,7 @@ def test_converting_again_changes_nothing(exported: Export) -> None:
     assert to_int8(model, Int8Config()) == 0
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("task", "family"),
     [
@@ -187,6 +188,7 @@ def test_attention_products_honour_every_mask(
             assert error < MAX_ERROR * np.abs(output).max()
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("task", ["pretraining", "fill-mask", "token-classification"])
 def test_attention_products_in_the_other_tasks(task: str, exported: Export, tmp_path: Path) -> None:
     model = load(exported(task))
@@ -195,6 +197,7 @@ def test_attention_products_in_the_other_tasks(task: str, exported: Export, tmp_
     assert _error(wanted, _run(model, _feeds(), tmp_path)) < MAX_ERROR
 
 
+@pytest.mark.medium
 def test_probabilities_keep_their_digits_where_a_row_looks_at_many_tokens_alike(
     exported: Export, tmp_path: Path
 ) -> None:

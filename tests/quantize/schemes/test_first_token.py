@@ -18,6 +18,8 @@ from albert_deploy.runtime.contract import INPUT_NAMES, VARIANTS
 from albert_deploy.runtime.engines.ort import open_ort
 from albert_deploy.runtime.errors import ContractError
 
+pytestmark = pytest.mark.medium
+
 LAYERS = 3
 HIDDEN = f"encoder/iteration_{LAYERS - 1:02d}/"
 

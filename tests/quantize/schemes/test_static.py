@@ -218,6 +218,7 @@ def test_standard_operators_with_zero_points_of_zero(made: Make, name: str, vari
         assert list(zero.dims) == list(stored[node.input[1]].dims) == []
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("variant", STATIC)
 @pytest.mark.parametrize("name", MODELS)
 def test_each_use_has_its_own_activation_scale(made: Make, name: str, variant: str) -> None:
@@ -416,6 +417,7 @@ def test_saved_statistics_cannot_compensate(albert: Path) -> None:
     assert (albert / VARIANTS["int8-qdq"].file).read_bytes() == before
 
 
+@pytest.mark.medium
 def test_statistics_of_another_export_are_refused(made: Make, tmp_path: Path) -> None:
     out = Path(shutil.copytree(made("multiple-choice"), tmp_path / "out"))
     saved = CalibrationConfig(name="statistics", path=made("albert") / STATISTICS)

@@ -86,6 +86,7 @@ def again(searched: tuple[Path, SearchResult], texts: Texts, tmp_path: Path) -> 
     return out, run
 
 
+@pytest.mark.medium
 def test_reaches_a_gate_that_plain_int8_misses(searched: tuple[Path, SearchResult]) -> None:
     _, result = searched
     assert not TINY.holds(result.plain)
@@ -97,6 +98,7 @@ def test_reaches_a_gate_that_plain_int8_misses(searched: tuple[Path, SearchResul
     assert set(result.keep) == result.chosen.kept
 
 
+@pytest.mark.medium
 def test_no_trial_that_holds_keeps_fewer(searched: tuple[Path, SearchResult]) -> None:
     _, result = searched
     holding = [t for t in result.trials if TINY.holds(t)]
@@ -106,6 +108,7 @@ def test_no_trial_that_holds_keeps_fewer(searched: tuple[Path, SearchResult]) ->
     assert not any(TINY.holds(t) for t in taken_back)
 
 
+@pytest.mark.medium
 def test_writes_log_table_and_picture(searched: tuple[Path, SearchResult]) -> None:
     out, result = searched
     assert result.files == FILES
@@ -128,6 +131,7 @@ def test_writes_log_table_and_picture(searched: tuple[Path, SearchResult]) -> No
     assert json.loads(log[1])["step"] == "everything rounded"
 
 
+@pytest.mark.medium
 def test_pareto_rows_pay_for_what_they_keep(searched: tuple[Path, SearchResult]) -> None:
     rows = searched[1].pareto
     assert [row["kept"] for row in rows] == sorted(row["kept"] for row in rows)
@@ -136,6 +140,7 @@ def test_pareto_rows_pay_for_what_they_keep(searched: tuple[Path, SearchResult])
     assert all(row["bytes"] > 0 and row["latency_ms"] > 0 for row in rows)
 
 
+@pytest.mark.medium
 def test_resumes_from_its_log(
     searched: tuple[Path, SearchResult],
     again: tuple[Path, Search],
@@ -149,6 +154,7 @@ def test_resumes_from_its_log(
     assert (out / FILES[0]).read_bytes() == log
 
 
+@pytest.mark.medium
 def test_resumes_behind_a_torn_line(
     searched: tuple[Path, SearchResult],
     again: tuple[Path, Search],
@@ -164,6 +170,7 @@ def test_resumes_behind_a_torn_line(
     assert all(json.loads(line) for line in path.read_bytes().splitlines())
 
 
+@pytest.mark.medium
 def test_other_options_start_another_log(again: tuple[Path, Search]) -> None:
     out, run = again
     result = run(replace(TINY, budget=2), rule="percentile")
@@ -172,6 +179,7 @@ def test_other_options_start_another_log(again: tuple[Path, Search]) -> None:
     assert len(lines) == 1 + len(result.trials) == 3
 
 
+@pytest.mark.medium
 def test_says_so_when_the_budget_is_spent(again: tuple[Path, Search]) -> None:
     _, run = again
     result = run(replace(TINY, budget=3))
@@ -181,6 +189,7 @@ def test_says_so_when_the_budget_is_spent(again: tuple[Path, Search]) -> None:
     assert "wanted an SQNR of 19.0 dB" in result.message
 
 
+@pytest.mark.medium
 def test_says_so_when_the_weights_alone_miss_the_gate(again: tuple[Path, Search]) -> None:
     _, run = again
     result = run(replace(TINY, min_sqnr_db=190.0))
@@ -188,6 +197,7 @@ def test_says_so_when_the_weights_alone_miss_the_gate(again: tuple[Path, Search]
     assert "the weights alone miss it" in result.message
 
 
+@pytest.mark.medium
 def test_says_so_when_too_few_may_be_kept(again: tuple[Path, Search]) -> None:
     _, run = again
     result = run(replace(TINY, most_kept=0.03))
@@ -196,6 +206,7 @@ def test_says_so_when_too_few_may_be_kept(again: tuple[Path, Search]) -> None:
     assert "raise most_kept" in result.message
 
 
+@pytest.mark.medium
 def test_keeps_nothing_where_plain_holds(again: tuple[Path, Search]) -> None:
     out, run = again
     result = run(replace(TINY, min_sqnr_db=-100.0))
@@ -205,6 +216,7 @@ def test_keeps_nothing_where_plain_holds(again: tuple[Path, Search]) -> None:
     assert "not needed" in (out / FILES[3]).read_text(encoding="utf-8")
 
 
+@pytest.mark.medium
 def test_what_is_kept_already_stays(again: tuple[Path, Search]) -> None:
     fixed = "encoder iteration 2, ffn"
     _, run = again
@@ -214,6 +226,7 @@ def test_what_is_kept_already_stays(again: tuple[Path, Search]) -> None:
     assert fixed not in result.chosen.kept
 
 
+@pytest.mark.medium
 def test_the_variant_made_with_it_holds_too(
     searched: tuple[Path, SearchResult], directory: Path, tmp_path: Path
 ) -> None:
@@ -235,6 +248,7 @@ def test_the_variant_made_with_it_holds_too(
     assert ratios[result.keep] > ratios[()] + 2
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("variant", ["int8-fp16", "fp8-qdq"])
 def test_searches_every_static_variant(directory: Path, texts: Texts, variant: str) -> None:
     format_ = {"format": "fp8"} if variant == "fp8-qdq" else {"half": True}

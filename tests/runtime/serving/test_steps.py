@@ -92,7 +92,7 @@ def test_a_warm_up_is_one_run_of_the_network(task: str) -> None:
     assert shapes == ([(1, 4, 16), (1, 2, 64)] if task == "multiple-choice" else [(4, 16), (2, 64)])
 
 
-@pytest.mark.slow
+@pytest.mark.medium
 @pytest.mark.parametrize("task", ASKED)
 def test_an_ensemble_answers_as_the_runtime_does(
     exported_task: Callable[[str], Path], task: str

@@ -77,7 +77,7 @@ def both(
     return found
 
 
-@pytest.mark.slow
+@pytest.mark.medium
 @pytest.mark.parametrize("kind", VOCABULARIES)
 @pytest.mark.parametrize("strategy", AGGREGATIONS)
 def test_entities_are_those_of_transformers(
@@ -105,7 +105,7 @@ def test_entities_are_those_of_transformers(
         model(long, **options)
 
 
-@pytest.mark.slow
+@pytest.mark.medium
 @pytest.mark.parametrize("kind", VOCABULARIES)
 def test_strategies_differ_where_words_have_several_pieces(
     both: dict[str, tuple[Any, Any]], kind: str
@@ -119,7 +119,7 @@ def test_strategies_differ_where_words_have_several_pieces(
     assert len(set(found.values())) == len(AGGREGATIONS)
 
 
-@pytest.mark.slow
+@pytest.mark.medium
 @pytest.mark.parametrize("kind", VOCABULARIES)
 @pytest.mark.parametrize("strategy", GROUPED)
 def test_windows_of_long_texts_are_joined_as_transformers_does(
@@ -135,7 +135,7 @@ def test_windows_of_long_texts_are_joined_as_transformers_does(
     assert last["end"] > 3 * len(CONTEXT)
 
 
-@pytest.mark.slow
+@pytest.mark.medium
 def test_strides_without_room_or_groups_are_errors(both: dict[str, tuple[Any, Any]]) -> None:
     model, _ = both["wordpiece"]
     grouped: dict[str, Any] = {"aggregation_strategy": "simple"}

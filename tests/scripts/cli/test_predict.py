@@ -159,7 +159,7 @@ def test_with_one_row_at_a_time_each_line_is_answered_at_once(cli: Any, exported
         process.stdin.write(text.encode() + b"\n")
         process.stdin.flush()
         assert json.loads(process.stdout.readline())["label"]
-    assert process.communicate(timeout=60) == (b"", b"")
+    assert process.communicate(timeout=300) == (b"", b"")
     assert process.returncode == 0
 
 
@@ -176,7 +176,7 @@ def test_a_shell_pipe_without_end_stops_with_its_reader(cli: Any, exported: Path
         ["bash", "-c", SHELL, "bash", *command],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=500,
         check=False,
     )
     *lines, codes = done.stdout.splitlines()
@@ -198,7 +198,7 @@ finally:
 """
 
 
-@pytest.mark.slow
+@pytest.mark.medium
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
 def test_ten_thousand_lines_run_in_constant_memory(exported: Path, tmp_path: Path) -> None:
     def run(count: int) -> tuple[int, int]:
@@ -225,7 +225,7 @@ def test_ten_thousand_lines_run_in_constant_memory(exported: Path, tmp_path: Pat
     assert after - before < 2_500
 
 
-@pytest.mark.slow
+@pytest.mark.medium
 def test_options_of_masks_and_tags(
     cli: Any, make_checkpoint: Callable[..., Path], tmp_path: Path
 ) -> None:

@@ -95,7 +95,7 @@ def test_no_dev_context_occurs_in_training(question_pages):
     assert not contexts & {page.paragraph.text for page in dev}
 
 
-@pytest.mark.slow
+@pytest.mark.medium
 def test_no_dev_row_occurs_in_the_whole_training_set():
     train, dev = reviews.review_rows()
     assert not {row.text for row in dev} & {row.text for row in train}
@@ -350,7 +350,7 @@ def test_score_is_of_the_dev_data(tmp_path):
     assert sum(found) == pytest.approx(100)
 
 
-@pytest.mark.slow
+@pytest.mark.medium
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize(("task", "lowest", "highest"), [("sst2", 88, 97), ("squad", 75, 95)])
 def test_checkpoint_has_its_recorded_scores(task, lowest, highest):

@@ -51,7 +51,7 @@ def test_the_document_has_the_tables_of_today() -> None:
     assert (DOCUMENT.parent / PICTURE).read_text(encoding="utf-8").startswith("<?xml")
 
 
-@pytest.mark.slow
+@pytest.mark.medium
 def test_the_document_has_the_rates_of_today() -> None:
     text = DOCUMENT.read_text(encoding="utf-8")
     for variant in VARIANTS:

@@ -137,7 +137,7 @@ def test_torch_is_left_out_as_asked(directory: Path, tmp_path: Path) -> None:
     assert remarks == ["torch eager: left out as asked", "torch.compile: left out as asked"]
 
 
-@pytest.mark.slow
+@pytest.mark.medium
 def test_nncf_quantizes_on_real_texts_and_stays_quiet(
     directory: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -244,6 +244,7 @@ def test_tune_records_the_quickest_engine(directory: Path, fixed_times: dict[str
     assert "tuned: fp32 runs in openvino (ort takes 1.50x at 8)" in shown[1]
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("options", "code"),
     [

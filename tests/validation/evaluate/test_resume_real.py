@@ -35,11 +35,11 @@ def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return done
 
 
-def _killed_between_rows(directory: Path, groups: int) -> int:
+def _killed_between_rows(directory: Path, groups: int, data: tuple[str, ...]) -> int:
     """Validate, kill the process when its journal has some groups; return how many it has."""
     progress = directory / "reports/.progress"
     process = subprocess.Popen(
-        [*COMMAND, "validate", str(directory), "--blame-trials", "0"],
+        [*COMMAND, "validate", str(directory), *data, "--blame-trials", "0"],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
@@ -79,19 +79,26 @@ def _lasting(value: Any) -> Any:
 @pytest.mark.skipif(sys.platform == "win32", reason="has no SIGKILL")
 def test_a_killed_validation_ends_in_the_same_report(tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
+    # What is resumed is a group of rows: a third of the data has enough of them.
+    text = (SAMPLES[SAMPLE].data / "dev.tsv").read_text(encoding="utf-8")
+    header, *lines = text.splitlines(keepends=True)
+    lines = lines[::3]
+    (tmp_path / "dev.tsv").write_text("".join([header, *lines]), encoding="utf-8")
+    rows, gate = len(lines), tmp_path / "gate.toml"
+    gate.write_text('[statistics]\nundecided = "pass"\n', encoding="utf-8")
+    data = ("--dataset", f"sst2={tmp_path}", "--gate", str(gate))
     # A release validates too, here without an interruption.
-    _run("release", SAMPLE, "--variants", "fp32,int8", "--out", str(whole))
+    _run("release", SAMPLE, "--variants", "fp32,int8", *data, "--out", str(whole))
     shutil.copytree(whole, killed)
     shutil.rmtree(killed / "reports")
-    rows = len((SAMPLES[SAMPLE].data / "dev.tsv").read_text(encoding="utf-8").splitlines()) - 1
-    done = [_killed_between_rows(killed, groups) for groups in (3, 8)]
+    done = [_killed_between_rows(killed, groups, data) for groups in (3, 8)]
     # The second run went on from the first one's groups and added its own.
     assert 3 <= done[0] < done[1]
     entries = [json.loads(line) for line in _journal(killed / "reports/.progress").splitlines()]
     assert [entry["group"] for entry in entries] == list(range(len(entries)))
     assert sum(len(entry["numbers"]) for entry in entries) < rows
     assert not (killed / "reports/validation.json").exists()
-    _run("validate", str(killed), "--blame-trials", "0")
+    _run("validate", str(killed), *data, "--blame-trials", "0")
     assert not (killed / "reports/.progress").exists()
     names = {path.name for path in (whole / "reports/predictions").iterdir()}
     assert names == {f"{model}.jsonl.gz" for model in ("source", "fp32", "int8")}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import sys
+import threading
 import time
 from typing import Any
 
@@ -21,11 +22,17 @@ class Fake:
     engine = "fake"
     outputs = ("logits",)
 
-    def __init__(self, answer: Any = None, seconds: float = 0.0) -> None:
-        self.answer, self.seconds, self.closed = answer, seconds, False
+    def __init__(
+        self, answer: Any = None, seconds: float = 0.0, until: threading.Event | None = None
+    ) -> None:
+        self.answer, self.seconds, self.until = answer, seconds, until
+        self.closed, self.runs = False, 0
 
     def run(self, feeds: Any) -> Any:
+        self.runs += 1
         time.sleep(self.seconds)
+        if self.until is not None:
+            self.until.wait()
         if isinstance(self.answer, Exception):
             raise self.answer
         return {"logits": np.zeros((2, 2), np.float32)} if self.answer is None else self.answer
@@ -46,27 +53,27 @@ def test_an_answer_passes_and_its_time_is_counted(timeout_s: float | None) -> No
     with Watched(fake, "int8", timeout_s) as session:
         assert session.run(FEEDS)["logits"].shape == (2, 2)
         assert session.run(FEEDS)["logits"].shape == (2, 2)
-        assert 0.04 <= session.seconds < 2
+        assert session.seconds >= 0.04
         assert watch(session, "other") is session
     assert fake.closed
 
 
 def test_a_hung_engine_is_named_and_not_asked_again() -> None:
-    fake = Fake(seconds=1.5)
+    going_on = threading.Event()
+    fake = Fake(until=going_on)
     session = Watched(fake, "int8", 0.05)
     with pytest.raises(MachineError, match=r"int8 \(fake\) gave no answer within 0.05 s on row 7"):
         session.run(FEEDS, "row 7")
-    start = time.perf_counter()
     with pytest.raises(MachineError, match="on row 7"):
         session.run(FEEDS, "row 8")
-    assert time.perf_counter() - start < 0.04
+    assert fake.runs == 1
     assert hung()
     session.close()
     assert not fake.closed  # Its memory is in use.
-    for _ in range(100):
-        if not hung():
-            break
-        time.sleep(0.1)
+    going_on.set()
+    end = time.monotonic() + 300
+    while hung() and time.monotonic() < end:
+        time.sleep(0.01)
     assert not hung()  # It came back.
     session.close()
     assert fake.closed
@@ -116,7 +123,7 @@ except MachineError as error:
 raise SystemExit(9)
 """
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 9, done.stderr
     assert "int8 (native) gave no answer within 0.2 s" in done.stdout

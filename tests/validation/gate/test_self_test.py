@@ -36,6 +36,7 @@ def made(make_checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPath
     return out
 
 
+@pytest.mark.medium
 def test_every_fault_is_detected_and_the_directory_stays_as_it_was(made: Path) -> None:
     before = {p: sha256_of(p) for p in made.rglob("*") if p.is_file()}
     config = SelfTestConfig(evaluate=EvaluateConfig(unlabelled_rows=12, grid_texts=8))
@@ -62,6 +63,7 @@ def test_every_fault_is_detected_and_the_directory_stays_as_it_was(made: Path) -
     assert "token types ignored" in table
 
 
+@pytest.mark.medium
 def test_limits_that_let_a_fault_pass_are_told(made: Path, tmp_path: Path) -> None:
     gate = tmp_path / "gate.toml"
     gate.write_text('[fp32]\nmax_relative_error = "off"\nmin_agreement = "off"\n')

@@ -87,6 +87,7 @@ def _spoilt(
     return {row["check"] for row in rows if row["verdict"] == "fail"}
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("task", TASKS)
 def test_a_sound_artifact_passes_every_check(made: dict[str, Path], task: str) -> None:
     outputs = {o["name"] for o in read_manifest(made[task])["contract"]["outputs"]}
@@ -100,6 +101,7 @@ def test_a_sound_artifact_passes_every_check(made: dict[str, Path], task: str) -
         }
 
 
+@pytest.mark.medium
 def test_dynamic_int8_depends_on_its_batch_and_the_figure_says_so(made: dict[str, Path]) -> None:
     rows = {row["check"]: row for row in _checked(made["text-classification"], "int8")}
     assert 1e-4 < rows["batch 1 against N"]["error"] < TOLERANCES["int8"].invariance
@@ -107,6 +109,7 @@ def test_dynamic_int8_depends_on_its_batch_and_the_figure_says_so(made: dict[str
     assert rows["row order"]["error"] < 1e-6
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("plant", "checks"),
     [
@@ -127,6 +130,7 @@ def test_each_mistake_fails_its_relations(
     assert checks <= _spoilt(made["token-classification"], "fp16", plant, tmp_path)
 
 
+@pytest.mark.medium
 def test_a_model_of_few_positions_and_one_type_has_fewer_checks(
     make_checkpoint: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -139,6 +143,7 @@ def test_a_model_of_few_positions_and_one_type_has_fewer_checks(
     assert ignore_types(model) is None
 
 
+@pytest.mark.medium
 def test_what_it_refuses(made: dict[str, Path]) -> None:
     manifest = read_manifest(made["text-classification"])
     assert set(TOLERANCES) == set(VARIANTS)
@@ -157,6 +162,7 @@ def test_what_it_refuses(made: dict[str, Path]) -> None:
         MetamorphicConfig(batch=1)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("variant", ["fp32", "fp16", "int8"])
 def test_every_fault_leaves_a_file_that_runs_and_answers_otherwise(

@@ -108,6 +108,7 @@ def test_figures_are_those_of_runs_by_hand(copied: Path) -> None:
         assert entry["finite"]
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("task", "family", "sizes"),
     [

@@ -64,6 +64,7 @@ def _failing(directory: Path, variant: str, model: ir.Model) -> set[str]:
     return {row["check"] for row in rows if row["verdict"] == "fail"}
 
 
+@pytest.mark.medium
 def test_what_the_converters_write_passes_and_every_parameter_is_looked_at(made: Path) -> None:
     source = load(made / VARIANTS["fp32"].file)
     weights = {
@@ -78,6 +79,7 @@ def test_what_the_converters_write_passes_and_every_parameter_is_looked_at(made:
         assert {n for n in weights - found if not n.endswith("key.bias")} <= set()
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("variant", MADE)
 def test_a_scale_that_is_off_by_two_percent_is_seen(made: Path, variant: str) -> None:
     model = load(made / VARIANTS[variant].file)
@@ -85,6 +87,7 @@ def test_a_scale_that_is_off_by_two_percent_is_seen(made: Path, variant: str) ->
     assert "weights gain" in _failing(made, variant, model)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("variant", ["int8", "int8-qdq"])
 def test_one_column_alone_is_seen(made: Path, variant: str) -> None:
     model = load(made / VARIANTS[variant].file)
@@ -96,6 +99,7 @@ def test_one_column_alone_is_seen(made: Path, variant: str) -> None:
     assert "weights gain" in _failing(made, variant, model)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("variant", MADE)
 def test_a_bias_that_one_use_reads_alone_is_seen(made: Path, variant: str) -> None:
     if "layer.0" in " ".join(load(made / VARIANTS["fp32"].file).graph.initializers):
@@ -105,6 +109,7 @@ def test_a_bias_that_one_use_reads_alone_is_seen(made: Path, variant: str) -> No
     assert "weights uses" in _failing(made, variant, model)
 
 
+@pytest.mark.medium
 def test_a_norm_with_other_values_is_seen(made: Path) -> None:
     model = load(made / VARIANTS["int8"].file)
     name = next(n for n in model.graph.initializers if n.endswith("LayerNorm.bias"))
@@ -113,6 +118,7 @@ def test_a_norm_with_other_values_is_seen(made: Path) -> None:
     assert _failing(made, "int8", model) == {"weights noise"}
 
 
+@pytest.mark.medium
 def test_a_weight_put_in_anothers_place_is_seen(made: Path) -> None:
     model = load(made / VARIANTS["fp16"].file)
     node = next(n for n in model.graph if (n.name or "").endswith("query/MatMul"))
@@ -148,6 +154,7 @@ def test_checks_for_the_gate_name_the_worst() -> None:
     assert "0.02 of w, the limit is 0.01" in check.message
 
 
+@pytest.mark.medium
 def test_what_it_refuses(made: Path) -> None:
     source = load(made / VARIANTS["fp32"].file)
     assert set(PRECISIONS) == set(VARIANTS)

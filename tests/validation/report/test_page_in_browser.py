@@ -22,7 +22,7 @@ from albert_deploy.validation.report.report import as_json
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.medium,
     pytest.mark.skipif(CHROMIUM is None, reason="needs chromium, e.g. apt-get install chromium"),
 ]
 WIDTHS = (390, 1280)
@@ -126,7 +126,7 @@ class _Browser:
             "--dump-dom",
             f"http://127.0.0.1:{port}/outer.html",
         ]
-        run = subprocess.run(command, capture_output=True, timeout=120, check=True)
+        run = subprocess.run(command, capture_output=True, timeout=600, check=True)
         return run.stdout.decode()
 
 

@@ -159,7 +159,7 @@ def questions(path: Path) -> list[QuestionRow]:
     return [row for row in read_data("squad", path).rows if isinstance(row, QuestionRow)]
 
 
-@pytest.mark.slow
+@pytest.mark.medium
 def test_answers_of_the_sample_are_the_references(model: Any) -> None:
     rows = questions(SAMPLES["sample-squad"].data)
     reasons = compare(model, rows[:: max(1, len(rows) // 200)][:200], 128, 32)
@@ -168,7 +168,7 @@ def test_answers_of_the_sample_are_the_references(model: Any) -> None:
     assert reasons["equal"] >= 195
 
 
-@pytest.mark.slow
+@pytest.mark.medium
 def test_answers_in_long_contexts_are_the_references(model: Any, shared: Path) -> None:
     rows = questions(shared / "data" / "squad" / "dev-v1.1.json")
     reasons = compare(model, rows[::52][:200], 128, 32)
