@@ -106,7 +106,7 @@ def load_model(source: Source, task: str, *, attention: str = "eager") -> Loaded
 def _check_fit(source: Source, task: str, name: str, info: Mapping[str, Any]) -> tuple[str, ...]:
     missing = sorted(info["missing_keys"])
     if missing:
-        remedy = "pass the --task that it was trained for"
+        remedy = "pass the `task` that it was trained for"
         if any(_is_backbone(key) for key in missing):
             remedy = "save the whole model with save_pretrained"
         raise InputError(

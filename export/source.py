@@ -103,7 +103,7 @@ def identify_task(config: dict[str, Any], asked: str) -> str:
                 return name
     raise InputError(
         f"cannot tell the task from config.json ({config_architectures(config)}); "
-        f"pass --task with one of: {', '.join(TASKS)}"
+        f"pass `task` with one of: {', '.join(TASKS)}"
     )
 
 
@@ -146,7 +146,7 @@ def _download(given: str, revision: str | None, allow_pickle: bool) -> tuple[Pat
     except (hub.RepositoryNotFoundError, hub.RevisionNotFoundError, hub.HFValidationError) as error:
         raise InputError(
             f"{given} is neither a folder here nor a readable model on the Hugging Face hub "
-            f"({first_line(error)}); check the name and --revision"
+            f"({first_line(error)}); check the name and `revision`"
         ) from error
     except Exception as error:  # timeouts and refusals have the classes of the hub's HTTP client
         raise MachineError(
@@ -206,7 +206,7 @@ def weight_files(path: Path, allow_pickle: bool) -> tuple[Path, ...]:
             return (path / PICKLE,)
         raise InputError(
             f"{path} has its weights only as a pickle ({PICKLE}), which can run code when it "
-            "is read; convert it to safetensors, or pass --allow-pickle (read with "
+            "is read; convert it to safetensors, or pass `allow_pickle=True` (read with "
             "weights_only=True)"
         )
     raise InputError(f"{path} has no {SAFETENSORS}; save the checkpoint with save_pretrained")

@@ -103,7 +103,7 @@ def reusable(out: Path, source: Source, task: str, *, force: bool) -> dict[str, 
     raise InputError(
         f"{out} already holds an export of {manifest['source']['path']} ({manifest['task']}) "
         "that differs from this one (source, task, tool versions or changed files); "
-        "pass --force to replace it or choose another --out"
+        "pass `force=True` to replace it or choose another `out`"
     )
 
 

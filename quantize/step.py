@@ -162,7 +162,7 @@ def _texts(
         needing = [n for n in config.variants if n != "fp32" and scheme_for(n, {}).calibrated]
         raise InputError(
             f"{', '.join(needing)} needs texts to calibrate on; give some of the task's: "
-            "--calibration NAME=PATH (a data set's folder with its train split, or text=FILE "
+            "`calibration` NAME=PATH (a data set's folder with its train split, or text=FILE "
             "with a text per line)"
         )
     return saved_texts(

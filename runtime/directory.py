@@ -67,10 +67,10 @@ def check_replaceable(out: Path) -> bool:
         InputError: It holds something else, which is never overwritten.
     """
     if not out.name or out.name == "..":
-        raise InputError(f"{out} has no name of its own; choose a named folder for --out")
+        raise InputError(f"{out} has no name of its own; choose a named folder for `out`")
     try:
         if out.is_file():
-            raise InputError(f"{out} is a file; choose a folder for --out")
+            raise InputError(f"{out} is a file; choose a folder for `out`")
         if not out.exists() or not any(out.iterdir()):
             return False
     except OSError as error:
@@ -78,7 +78,7 @@ def check_replaceable(out: Path) -> bool:
     if not is_deployment(out):
         raise InputError(
             f"{out} exists and is not a deployment directory (no {MANIFEST_NAME} of one); "
-            "it is left alone: choose another --out or remove it yourself"
+            "it is left alone: choose another `out` or remove it yourself"
         )
     return True
 

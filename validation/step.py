@@ -249,7 +249,7 @@ def _check_calibration(
     if same:
         raise InputError(
             f"{' and '.join(same)} had the ranges set on {file}, the very rows that would judge "
-            "it; calibrate on the train split, or pass --allow-calibration-rows"
+            "it; calibrate on the train split, or pass `allow_calibration_rows=True`"
         )
 
 

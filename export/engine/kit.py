@@ -62,7 +62,7 @@ def write_kit(directory: Path, target_name: str, config: BuildConfig) -> Path:
         MachineError: The disk is full.
     """
     if target_name == LOCAL:
-        raise InputError("a kit is for another machine: name its GPU, such as --target h100")
+        raise InputError("a kit is for another machine: name its GPU, such as `target` h100")
     target = target_named(target_name)
     manifest = read_manifest(directory)
     variants = chosen_variants(manifest, config.variants, target)

@@ -67,7 +67,7 @@ class BuildConfig:
             InputError: An unknown target or variant, or none.
         """
         if not self.targets:
-            raise InputError("no target is named; use --target local or one such as sm89")
+            raise InputError("no target is named; use `target` local or one such as sm89")
         for name in self.targets:
             if name != LOCAL:
                 target_named(name)

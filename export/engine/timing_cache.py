@@ -65,14 +65,14 @@ def load_cache(config: Any, path: Path, *, required: bool = False) -> CacheUse:
     if required and not before:
         raise ContractError(
             f"there is no timing cache {path}, and a hit is required; build once without "
-            "--require-cache-hit on this GPU, or bring the cache of that build"
+            "`require_cache_hit=True` on this GPU, or bring the cache of that build"
         )
     cache = config.create_timing_cache(before)
     if before and (cache is None or not config.set_timing_cache(cache, False)):
         if required:
             raise ContractError(
                 f"the timing cache {path} is damaged or of another GPU or version, and a hit is "
-                "required; remove it and build once without --require-cache-hit"
+                "required; remove it and build once without `require_cache_hit=True`"
             )
         before = b""
         cache = config.create_timing_cache(b"")

@@ -99,7 +99,7 @@ def calibrate(
                 for watcher in watchers:
                     watcher(name, values)
     if not found:
-        raise InputError("got no calibration rows; give some with --calibration NAME=PATH")
+        raise InputError("got no calibration rows; give some with `calibration` NAME=PATH")
     return found
 
 

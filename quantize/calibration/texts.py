@@ -49,7 +49,7 @@ class CalibrationConfig:
         if self.samples < LEAST_ROWS and not self.allow_few:
             raise InputError(
                 f"{self.samples} calibration texts are too few for ranges to mean something; "
-                f"use --samples {LEAST_ROWS} or more, or pass --allow-few-samples"
+                f"use `samples` {LEAST_ROWS} or more, or pass `allow_few=True`"
             )
 
 
@@ -95,7 +95,7 @@ def read_texts(directory: Path, manifest: dict[str, Any], config: CalibrationCon
     if len(rows) < LEAST_ROWS and not config.allow_few:
         raise InputError(
             f"{file} has {len(rows)} texts, calibration wants {LEAST_ROWS}; give more, or pass "
-            "--allow-few-samples"
+            "`allow_few=True`"
         )
     chosen = [rows[i] for i in sampled(len(rows), config.samples, config.seed)]
     texts = tuple(_tokenized(directory, manifest, chosen, config))
@@ -121,7 +121,7 @@ def _data_rows(config: CalibrationConfig, manifest: dict[str, Any]) -> list[Any]
     if not dataset.fits(manifest["task"]):
         raise InputError(
             f"{config.name} is data for {dataset.task}, the model is for {manifest['task']}; "
-            f"calibrate on texts of its own task, or on any with --calibration {TEXT}=FILE"
+            f"calibrate on texts of its own task, or on any with `calibration` {TEXT}=FILE"
         )
     return list(read_dataset(config.name, config.path, split="train"))
 
@@ -166,7 +166,7 @@ def _refuse_evaluation(config: CalibrationConfig, file: Path) -> None:
     if same and not config.allow_evaluation:
         raise InputError(
             f"{file} is the evaluation split: scores measured on what was calibrated on prove "
-            "nothing; give the train split, or pass --allow-evaluation-split"
+            "nothing; give the train split, or pass `allow_evaluation=True`"
         )
 
 
@@ -226,7 +226,7 @@ class Texts:
         if not self.rows:
             missing = "second moments" if known else f"statistics of the graph {graph!r}"
             raise InputError(
-                f"the saved calibration has no {missing}; give texts with --calibration NAME=PATH"
+                f"the saved calibration has no {missing}; give texts with `calibration` NAME=PATH"
             )
         found = watch_inputs(model, self.rows, count=len(self.rows), moments=moments)
         self.measured[graph] = found

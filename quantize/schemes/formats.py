@@ -69,7 +69,7 @@ def half_scale(scale: Real) -> Real:
     if float(scale.max(initial=0)) > float(np.finfo(np.float16).max):
         raise ContractError(
             f"a scale reaches {float(scale.max()):.4g}, float16 ends at 65504; leave int8-fp16 "
-            "out of --variants for this checkpoint"
+            "out of `variants` for this checkpoint"
         )
     rounded = scale.astype(np.float16)
     low = rounded.astype(np.float32) < scale

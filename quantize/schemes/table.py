@@ -66,7 +66,7 @@ def _dynamic(model: ir.Model, config: Int8Config, texts: Texts | None) -> dict[s
 
 def _static(model: ir.Model, config: StaticConfig, texts: Texts | None) -> dict[str, Any]:
     if texts is None:
-        raise InputError("static quantization needs texts; give some: --calibration NAME=PATH")
+        raise InputError("static quantization needs texts; give some: `calibration` NAME=PATH")
     return to_static(model, config, texts)
 
 

@@ -243,7 +243,7 @@ def _split(texts: Texts, config: SearchConfig) -> tuple[list[Any], Texts]:
     if count - wanted < LEAST_ROWS:
         raise InputError(
             f"got {count} calibration texts; the search measures on {wanted} and calibrates on "
-            f"the others, {LEAST_ROWS} at least: give more with --calibration and --samples"
+            f"the others, {LEAST_ROWS} at least: give more with `calibration` and `samples`"
         )
     held = set(sampled(count, wanted, config.seed))
     rows = [row for i, row in enumerate(texts.rows) if i in held]

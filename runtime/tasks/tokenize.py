@@ -117,7 +117,7 @@ def encode(
     got = len(tokens.ids)
     if got > max_length and not truncate:
         raise InputError(
-            f"{row} has {got} tokens, the limit is {max_length}; shorten it or pass --truncate"
+            f"{row} has {got} tokens, the limit is {max_length}; shorten it or pass `truncate=True`"
         )
     first, second = (np.flatnonzero(tokens.part == part) for part in (_FIRST, _SECOND))
     room = max_length - (got - len(first) - len(second))
@@ -206,7 +206,7 @@ def encode_words(
     if excess and (not truncate or excess >= len(text)):
         raise InputError(
             f"{row} has {len(tokens.ids)} tokens, the limit is {max_length}; shorten it or pass "
-            "--truncate"
+            "`truncate=True`"
         )
     kept = np.setdiff1d(np.arange(len(tokens.ids)), text[len(text) - excess :])
     owner = tokens.words[kept]

@@ -173,7 +173,7 @@ def _not_served(name: str, need: Target) -> str:
     others = " or ".join(FLAVOURS[other].label for other in need.flavours)
     return (
         f"{FLAVOURS[name].label} does not build for {need.label} ({need.sm}); {others} does, on "
-        "the machine that has this GPU: make a build kit for it with --kit"
+        "the machine that has this GPU: make a build kit for it with `kit=True`"
     )
 
 
@@ -273,12 +273,13 @@ def aim(flavour: Flavour, config: Any, target: Target) -> None:
     if not found.devices:
         raise MachineError(
             f"{flavour.label} builds for {target.label} on a machine that has one: {found.why}; "
-            "make a build kit with --kit and run it there"
+            "make a build kit with `kit=True` and run it there"
         )
     here = found.devices[0]
     if here.capability != target.capability:
         raise MachineError(
             f"{flavour.label} builds for the GPU of this machine, {here.name} "
             f"(sm{here.capability[0]}{here.capability[1]}), not for {target.label} "
-            f"({target.sm}); make a build kit with --kit and run it there, or use --target local"
+            f"({target.sm}); make a build kit with `kit=True` and run it there, or use "
+            "`target` local"
         )

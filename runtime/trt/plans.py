@@ -100,7 +100,8 @@ def _check_manifest(directory: Path, record: PlanRecord) -> None:
     if entry is None or not {told, record.file} <= set(files):
         raise InputError(
             f"{directory / MANIFEST_NAME} does not know the engine {record.name}: nobody vouches "
-            f"for that plan, and a plan is code; {_AGAIN}, or give --trust if you know who made it"
+            f"for that plan, and a plan is code; {_AGAIN}, or give `trust=True` if you know "
+            "who made it"
         )
     if sha256_of(directory / told) != files[told]["sha256"]:
         raise ContractError(

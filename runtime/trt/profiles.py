@@ -239,7 +239,7 @@ def _refusal(profiles: Sequence[Profile], shape: Shape, policy: str) -> str:
     axes = AXES.get(len(shape))
     if min(shape, default=0) < 1 or axes is None:
         return f"{got}: give at least one row of one token"
-    remedies = [f"build it with --profile for {' x '.join(axes)} of this size"]
+    remedies = [f"build it with a profile for {' x '.join(axes)} of this size"]
     for other in POLICIES[POLICIES.index(policy) + 1 :]:
         try:
             plan_runs(profiles, shape, other)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 
 import click
@@ -17,6 +18,12 @@ from albert_deploy.runtime.errors import (
 from albert_deploy.scripts.cli import bench as cli_speed
 from albert_deploy.scripts.cli import bundle, engines, predict, release, serve, validate
 
+# Options of Python -> their names here, where it is not the same with dashes.
+_FLAGS = {
+    "allow_few": "allow-few-samples",
+    "allow_evaluation": "allow-evaluation-split",
+    "timeout_s": "timeout",
+}
 _EPILOG = "Exit codes:\n\n\b\n" + "\n".join(f"{c:>4}  {text}" for c, text in EXIT_CODES.items())
 
 
@@ -60,7 +67,7 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(error.exit_code)
     except AlbertDeployError as error:
         # One line, whatever a library's own message holds.
-        click.echo(f"error: {' '.join(str(error).splitlines())}", err=True)
+        click.echo(f"error: {' '.join(as_flags(str(error)).splitlines())}", err=True)
         _leave(error.exit_code, at_once=arguments is None)
     except ModuleNotFoundError as error:
         click.echo(
@@ -78,6 +85,15 @@ def main(arguments: list[str] | None = None) -> None:
         if os.environ.get("ALBERT_DEPLOY_TRACEBACK"):
             raise
         sys.exit(EXIT_INTERNAL)
+
+
+def as_flags(message: str) -> str:
+    """Return a message with options written as here: `allow_few=True` is --allow-few-samples."""
+    return re.sub(
+        r"`([a-z_]+)(?:=True)?`",
+        lambda found: f"--{_FLAGS.get(found[1], found[1]).replace('_', '-')}",
+        message,
+    )
 
 
 def _leave(code: int, *, at_once: bool) -> None:

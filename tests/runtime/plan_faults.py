@@ -105,7 +105,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], type[AlbertDeployError], str]]
     "record edited": (_edit, ContractError, "is not the record that the manifest knows"),
     "another plan": (_other_plan, ContractError, "disagree on the plan's hash"),
     "stale": (_export_again, ContractError, "was built from another onnx/model.onnx than"),
-    "unknown": (_forget, InputError, "does not know the engine .* nobody vouches .* --trust"),
+    "unknown": (_forget, InputError, "does not know the engine .* nobody vouches .* `trust=True`"),
     "unknown file": (_forget_file, InputError, "does not know the engine"),
     "record gone": (lambda d: (d / RECORD).unlink(), InputError, "a plan without its record"),
     "no json": (_spoil("{"), InputError, "cannot read .*sm89-fp32.json"),

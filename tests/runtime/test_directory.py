@@ -125,7 +125,7 @@ def test_a_foreign_folder_may_not(tmp_path: Path, manifest: str | None) -> None:
     (tmp_path / "photo.jpg").touch()
     if manifest is not None:
         (tmp_path / "manifest.json").write_text(manifest, encoding="utf-8")
-    with pytest.raises(InputError, match="it is left alone: choose another --out"):
+    with pytest.raises(InputError, match="it is left alone: choose another `out`"):
         check_replaceable(tmp_path)
 
 

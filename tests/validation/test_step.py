@@ -132,7 +132,7 @@ def test_rows_that_set_the_ranges_do_not_judge_them(
 ) -> None:
     _calibrated_on(directory, reviews / "dev.tsv")
     dataset = ("sst2", reviews if given == "folder" else reviews / "dev.tsv")
-    with pytest.raises(InputError, match=r"int8 had .*dev\.tsv.*--allow-calibration-rows"):
+    with pytest.raises(InputError, match=r"int8 had .*dev\.tsv.*`allow_calibration_rows=True`"):
         validate(directory, ValidateConfig(dataset=dataset, gate=gate))
     allowed = ValidateConfig(dataset=dataset, gate=gate, allow_calibration_rows=True, trace_rows=0)
     assert validate(directory, allowed)["dataset"]["rows"] == len(TEXTS)

@@ -141,7 +141,7 @@ def check_pays(report: dict[str, Any], config: PaysConfig) -> dict[str, Any]:
     if "fp32" not in sizes or not variants:
         raise InputError(
             f"measured {', '.join(sizes) or 'no variants'}; wanted fp32 and another one to judge "
-            "if it pays: choose more --contenders"
+            "if it pays: choose more `contenders`"
         )
     for variant in variants:
         share = sizes[variant] / sizes["fp32"]

@@ -103,9 +103,11 @@ def _read(path: Path) -> dict[str, Any] | None:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InputError(f"cannot read {path}: {error}; remove it or pass --fresh") from error
+        raise InputError(f"cannot read {path}: {error}; remove it or pass `fresh=True`") from error
     if not isinstance(found, dict) or "schema" not in found or "geometries" not in found:
-        raise InputError(f"{path} is no benchmark of a GPU; choose another --out or pass --fresh")
+        raise InputError(
+            f"{path} is no benchmark of a GPU; choose another `out` or pass `fresh=True`"
+        )
     return found if found["schema"] == SCHEMA else None
 
 

@@ -57,7 +57,7 @@ def fitting_lengths(
     if not fitting:
         raise InputError(
             f"got lengths {', '.join(map(str, wanted))}; the model takes at most {max_length} "
-            "tokens: pass shorter --lengths"
+            "tokens: pass shorter `lengths`"
         )
     return fitting, tuple(n for n in wanted if n > max_length)
 
@@ -128,7 +128,7 @@ def texts(
     if dataset is not None and not DATASETS[name].fits(task):
         raise InputError(
             f"{name} is data for {DATASETS[name].task}, the checkpoint is for {task}; give data "
-            "of its own task or leave --dataset out"
+            "of its own task or leave `dataset` out"
         )
     if path is None:
         path = next((s.data for s in SAMPLES.values() if s.dataset == name), Path(name))

@@ -78,7 +78,7 @@ def check_fits(name: str, task: str) -> None:
         wanted = " or ".join((dataset.task, *dataset.also))
         raise InputError(
             f"{name} is data for {wanted}, the checkpoint is for {task}; "
-            "give data of its own task or leave --dataset out"
+            "give data of its own task or leave `dataset` out"
         )
 
 

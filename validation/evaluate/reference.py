@@ -67,11 +67,11 @@ def open_reference(manifest: dict[str, Any], source: str | None = None) -> Torch
             allow_pickle=recorded["weights"][0].endswith(".bin"),
         )
     except InputError as error:
-        raise InputError(f"the fp32 source is needed to validate: {error}; see --source") from error
+        raise InputError(f"the fp32 source is needed to validate: {error}; see `source`") from error
     if found.sha256 != recorded["sha256"]:
         raise InputError(
             f"{given} has weights {found.sha256[:12]}…, the directory was made from "
-            f"{recorded['sha256'][:12]}…; pass --source with the right one or export again"
+            f"{recorded['sha256'][:12]}…; pass `source` with the right one or export again"
         )
     loaded = load_model(found, manifest["task"])
     return TorchSession(loaded.model, tuple(o["name"] for o in manifest["contract"]["outputs"]))

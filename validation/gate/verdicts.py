@@ -15,7 +15,7 @@ _RUN = "run"
 # Kind of a check that does not pass -> what to do, in the order in which it is best done.
 _ADVICE = {
     _RUN: "A variant gave no answer at all: read its message, then export or quantize it again; "
-    "where the engine hung, raise --timeout or try another engine.",
+    "where the engine hung, raise the timeout or try another engine.",
     "contract": "The file is not what was asked for: export or quantize again from the checkpoint, "
     "and do not edit files of the directory by hand.",
     "parity": "Outputs are too far from the source's: see which stage and which iteration brings "

@@ -56,7 +56,7 @@ def compare(first: Path, second: Path, *, allow_different_data: bool = False) ->
     if differs and not allow_different_data:
         raise InputError(
             f"{first} and {second} were not validated on the same data ({'; '.join(differs)}); "
-            "validate both with one --dataset, or allow different data"
+            "validate both with one `dataset`, or allow different data"
         )
     names = dict.fromkeys((*a["variants"], *b["variants"]))
     variants = {n: _variant(a["variants"].get(n), b["variants"].get(n)) for n in names}

@@ -191,7 +191,7 @@ def test_a_file_with_operators_for_processors_is_refused(deployed: Path, rtx: Fl
 def test_what_cannot_be_built_here_is_told(deployed: Path, rtx: Flavour) -> None:
     path = deployed / "onnx/model.onnx"
     config = EngineConfig(profiles=(_profile(),))
-    with pytest.raises(MachineError, match=r"does not build for NVIDIA H100.*--kit"):
+    with pytest.raises(MachineError, match=r"does not build for NVIDIA H100.*`kit=True`"):
         build_plan(path, target_named("h100"), config, flavour=rtx)
     with pytest.raises(InputError, match=r"there is no ONNX file .*none\.onnx"):
         build_plan(deployed / "none.onnx", L4, config, flavour=rtx)
@@ -347,7 +347,7 @@ def test_a_plan_for_a_gpu_that_is_not_here_is_never_loaded(
         monkeypatch.setattr(engine, "probe", lambda found=devices: Probe(devices=found))
         assert engine.inspect_plan(b"plan", L4, flavour) is None
     monkeypatch.setattr(flavours, "probe", lambda: Probe(why="there is no GPU here"))
-    with pytest.raises(MachineError, match=r"there is no GPU here.*--kit"):
+    with pytest.raises(MachineError, match=r"there is no GPU here.*`kit=True`"):
         build_plan(file, L4, EngineConfig(profiles=(_profile(),)), flavour=flavour)
     gpu = Gpu(index=0, name="NVIDIA L4", capability=(8, 9), total_bytes=1)
     monkeypatch.setattr(engine, "probe", lambda: Probe(devices=(gpu,)))

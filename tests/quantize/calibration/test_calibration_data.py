@@ -77,7 +77,7 @@ def contents(texts: Texts) -> list[tuple[int, ...]]:
 
 
 def test_fewer_than_32_samples_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"31 calibration texts .*--samples 32 or more"):
+    with pytest.raises(InputError, match=r"31 calibration texts .*`samples` 32 or more"):
         text(tmp_path, samples=31)
     assert text(tmp_path, samples=31, allow_few=True).samples == 31
     assert text(tmp_path, samples=32).samples == LEAST_ROWS
@@ -85,7 +85,7 @@ def test_fewer_than_32_samples_are_refused(tmp_path: Path) -> None:
 
 def test_a_file_with_fewer_than_32_texts_is_refused(read: Read, tmp_path: Path) -> None:
     file = write(tmp_path / "few.txt", [*lines(31), "", "  "])
-    with pytest.raises(InputError, match=r"few\.txt has 31 texts.*--allow-few-samples"):
+    with pytest.raises(InputError, match=r"few\.txt has 31 texts.*`allow_few=True`"):
         read(text(file))
     assert len(read(text(file, allow_few=True)).rows) == 31
     assert len(read(text(write(file, lines(32)))).rows) == 32
@@ -117,7 +117,7 @@ def test_the_train_split_is_read(read: Read, tmp_path: Path) -> None:
 
 def test_the_dev_split_is_refused_by_its_name(read: Read, tmp_path: Path) -> None:
     file = glue(tmp_path / "sst2", train=50) / "dev.tsv"
-    with pytest.raises(InputError, match=r"dev\.tsv is the evaluation split.*--allow-eval"):
+    with pytest.raises(InputError, match=r"dev\.tsv is the evaluation split.*`allow_eval"):
         read(CalibrationConfig(name="sst2", path=file))
     config = CalibrationConfig(name="sst2", path=file, allow_evaluation=True)
     assert len(read(config).rows) == 40

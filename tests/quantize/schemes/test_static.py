@@ -412,7 +412,7 @@ def test_saved_statistics_cannot_compensate(albert: Path) -> None:
         calibration=CalibrationConfig(name="statistics", path=albert / STATISTICS),
         force=True,
     )
-    with pytest.raises(InputError, match=r"no second moments; give texts with --calibration"):
+    with pytest.raises(InputError, match=r"no second moments; give texts with `calibration`"):
         quantize(albert, config)
     assert (albert / VARIANTS["int8-qdq"].file).read_bytes() == before
 
@@ -427,6 +427,6 @@ def test_statistics_of_another_export_are_refused(made: Make, tmp_path: Path) ->
 
 def test_without_texts_the_remedy_is_named(exported: Make, tmp_path: Path) -> None:
     out = Path(shutil.copytree(exported("albert"), tmp_path / "out"))
-    with pytest.raises(InputError, match=r"int8-qdq needs texts .*--calibration NAME=PATH"):
+    with pytest.raises(InputError, match=r"int8-qdq needs texts .*`calibration` NAME=PATH"):
         quantize(out, QuantizeConfig(variants=("int8", "int8-qdq")))
     assert not (out / VARIANTS["int8"].file).exists()

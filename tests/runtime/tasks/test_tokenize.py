@@ -125,7 +125,7 @@ def test_encode_equals_transformers_with_the_real_vocabulary(
 
 def test_encode_names_the_row_that_is_too_long(tiny_tokenizer: Tokenizer) -> None:
     assert encode(tiny_tokenizer, "film " * 5, max_length=7)["input_ids"].shape == (1, 7)
-    with pytest.raises(InputError, match=r"^row 3 has 8 tokens, the limit is 7; .*--truncate"):
+    with pytest.raises(InputError, match=r"^row 3 has 8 tokens, the limit is 7; .*`truncate=True`"):
         encode(tiny_tokenizer, "film " * 6, max_length=7, row="row 3")
 
 

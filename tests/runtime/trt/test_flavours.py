@@ -135,7 +135,7 @@ def test_rtx_builds_for_a_gpu_that_is_elsewhere() -> None:
     aim(_flavour(*VERSIONS[2], module), config, target_named("l4"))
     assert config.num_compute_capabilities == 1
     assert config.capabilities == {0: module.ComputeCapability.SM89}
-    with pytest.raises(MachineError, match=r"does not build for NVIDIA H100 \(sm90\).*--kit"):
+    with pytest.raises(MachineError, match=r"does not build for NVIDIA H100 \(sm90\).*`kit=True`"):
         aim(_flavour(*VERSIONS[2], module), config, target_named("h100"))
     # The fake is of a version that does not list SM121 yet.
     with pytest.raises(MachineError, match="does not know sm121; update it"):
@@ -148,10 +148,14 @@ def test_tensorrt_builds_for_the_gpu_of_this_machine(install: Install, version: 
     # It has no API for capabilities: the fake would fail where one is set.
     install(gpu=(8, 9))
     aim(flavour, Config(), target_named("l4"))
-    with pytest.raises(MachineError, match=r"GPU \(sm89\), not for NVIDIA H100 \(sm90\).*--kit"):
+    with pytest.raises(
+        MachineError, match=r"GPU \(sm89\), not for NVIDIA H100 \(sm90\).*`kit=True`"
+    ):
         aim(flavour, Config(), target_named("h100"))
     install(gpu=None)
-    with pytest.raises(MachineError, match=r"there is no GPU here; make a build kit with --kit"):
+    with pytest.raises(
+        MachineError, match=r"there is no GPU here; make a build kit with `kit=True`"
+    ):
         aim(flavour, Config(), target_named("l4"))
 
 
@@ -178,7 +182,7 @@ def test_what_is_missing_is_told_with_the_remedy(install: Install) -> None:
         load_flavour(TENSORRT_RTX)
     install(fake_trt(TENSORRT_RTX, "1.7.1.116"))
     for name in ("auto", TENSORRT_RTX):
-        with pytest.raises(MachineError, match=r"NVIDIA H100 \(sm90\); TensorRT does.*--kit"):
+        with pytest.raises(MachineError, match=r"NVIDIA H100 \(sm90\); TensorRT does.*`kit=True`"):
             load_flavour(name, need=target_named("h100"))
     with pytest.raises(InputError, match=r"unknown flavour 'trt'.*tensorrt_rtx"):
         load_flavour("trt")

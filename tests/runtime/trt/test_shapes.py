@@ -217,9 +217,9 @@ def test_padding_is_the_least_that_does() -> None:
     ("shape", "policy", "told"),
     [
         ((40, 20), "error", "got inputs of 40x20; the engine takes 1x1 to 32x32, 1x33 to 32x512"),
-        ((40, 20), "error", "use the policy 'split' or build it with --profile"),
-        ((3, 600), "pad", "--profile for batch x sequence of this size"),
-        ((3, 2, 20), "pad", "--profile for batch x choices x sequence"),
+        ((40, 20), "error", "use the policy 'split' or build it with a profile"),
+        ((3, 600), "pad", "a profile for batch x sequence of this size"),
+        ((3, 2, 20), "pad", "a profile for batch x choices x sequence"),
         ((0, 20), "pad", "give at least one row of one token"),
         ((), "split", "give at least one row of one token"),
         ((3, 20), "squeeze", "unknown policy 'squeeze'; use one of: error, split, pad"),

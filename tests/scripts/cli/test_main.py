@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from albert_deploy.runtime import errors
-from albert_deploy.scripts.cli.main import main
+from albert_deploy.scripts.cli.main import as_flags, main
 
 HEAVY = ("torch", "transformers", "onnx", "onnxruntime", "matplotlib", "optimum")
 
@@ -80,3 +82,29 @@ def test_a_command_without_its_packages_says_what_to_install(
     assert stop.value.code == errors.MachineError.exit_code
     assert "albert-deploy[export,cpu]" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("told", "shown"),
+    [
+        ("shorten it or pass `truncate=True`", "shorten it or pass --truncate"),
+        ("pass `allow_few=True`", "pass --allow-few-samples"),
+        ("give some: `calibration` NAME=PATH", "give some: --calibration NAME=PATH"),
+        ("`Odd` and `a b` stay", "`Odd` and `a b` stay"),
+    ],
+)
+def test_messages_name_options_as_they_are_written_here(told: str, shown: str) -> None:
+    assert as_flags(told) == shown
+
+
+def test_no_message_to_python_names_an_option_of_the_command_line() -> None:
+    repository = Path(__file__).resolve().parents[3]
+    commands = ("albert-deploy ", "pip install", "_gpu=", '["--', "_AGAIN}", "no --dataset")
+    for room in ("runtime", "export", "quantize", "validation"):
+        for path in (repository / room).rglob("*.py"):
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+            for node in ast.walk(tree):
+                if isinstance(node, ast.Raise):
+                    text = ast.unparse(node)
+                    if not any(command in text for command in commands):
+                        assert re.search(r"(?<![\w-])--[a-z]", text) is None, (path, text)

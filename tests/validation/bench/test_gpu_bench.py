@@ -532,7 +532,7 @@ def test_only_a_run_of_the_same_kind_is_gone_on_with(tmp_path: Path) -> None:
     assert not journal_at(path).resumed
     for other in ("[]", '{"format": 1}', "no JSON"):
         path.write_text(other)
-        with pytest.raises(InputError, match=r"--fresh"):
+        with pytest.raises(InputError, match=r"`fresh=True`"):
             journal_at(path)
 
 
