@@ -173,7 +173,9 @@ class GrpcFront(grpc.GenericRpcHandler):  # type: ignore[misc]
                 code, text = error.code(), error.details() or ""
             if code is grpc.StatusCode.INTERNAL and DEAD_STUB.search(text):
                 why = f"a worker is gone: {text}"
-            elif code in _MAYBE_GONE and (_GONE.search(text) or not _ready(channel)):
+            elif code is grpc.StatusCode.CANCELLED or (
+                code is grpc.StatusCode.UNAVAILABLE and (_GONE.search(text) or not _ready(channel))
+            ):  # Nobody but a server that ends cancels a call.
                 why = f"Triton is gone: {text}"
             else:
                 return code, text
@@ -208,9 +210,6 @@ class GrpcFront(grpc.GenericRpcHandler):  # type: ignore[misc]
         if self._channel is not None:
             await self._channel.close()
             self._channel, self._calls = None, {}
-
-
-_MAYBE_GONE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
 
 
 def _address(host: str, port: int | None) -> str:
