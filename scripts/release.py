@@ -19,7 +19,7 @@ from albert_deploy.validation.bench.bench import bench
 from albert_deploy.validation.bench.choose import PaysConfig, check_pays
 from albert_deploy.validation.bench.interleave import BenchConfig
 from albert_deploy.validation.bench.report import record
-from albert_deploy.validation.data.datasets import DATASETS
+from albert_deploy.validation.data.table import DATASETS, check_fits
 from albert_deploy.validation.gate.gate import read_policy
 from albert_deploy.validation.report.report import write_texts
 from albert_deploy.validation.step import ValidateConfig, read_rows, validate
@@ -138,13 +138,7 @@ def _check_data(task: str, config: ValidateConfig) -> None:
     read_policy(config.gate)
     if config.dataset is None:
         return
-    name = config.dataset[0]
-    if not DATASETS[name].fits(task):
-        wanted = " or ".join((DATASETS[name].task, *DATASETS[name].also))
-        raise InputError(
-            f"{name} is data for {wanted}, the checkpoint is for {task}; "
-            "give data of its own task or leave --dataset out"
-        )
+    check_fits(config.dataset[0], task)
     read_rows(config)
 
 

@@ -25,9 +25,9 @@ from albert_deploy.validation.bench.machine import machine
 from albert_deploy.validation.collect import Findings, add_blames, collect
 from albert_deploy.validation.data.datasets import Data, data_file, read_data
 from albert_deploy.validation.data.layouts import digest
+from albert_deploy.validation.data.table import check_fits
 from albert_deploy.validation.evaluate.evaluate import SOURCE, EvaluateConfig, Evidence
 from albert_deploy.validation.evaluate.predictions import FOLDER as PREDICTIONS
-from albert_deploy.validation.evaluate.predictions import check_fits
 from albert_deploy.validation.gate.baseline import Baseline, read_baseline
 from albert_deploy.validation.gate.checks import contract_checks
 from albert_deploy.validation.gate.gate import Check, Rules, compare_scores, judge, read_policy

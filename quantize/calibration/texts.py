@@ -115,14 +115,11 @@ def read_texts(directory: Path, manifest: dict[str, Any], config: CalibrationCon
 
 
 def _data_rows(config: CalibrationConfig, manifest: dict[str, Any]) -> list[Any]:
-    from albert_deploy.validation.data.datasets import DATASETS, read_dataset
+    from albert_deploy.validation.data.datasets import read_dataset
+    from albert_deploy.validation.data.table import check_fits
 
-    dataset = DATASETS[config.name]
-    if not dataset.fits(manifest["task"]):
-        raise InputError(
-            f"{config.name} is data for {dataset.task}, the model is for {manifest['task']}; "
-            f"calibrate on texts of its own task, or on any with `calibration` {TEXT}=FILE"
-        )
+    remedy = f"calibrate on texts of its own task, or on any with `calibration` {TEXT}=FILE"
+    check_fits(config.name, manifest["task"], remedy=remedy)
     return list(read_dataset(config.name, config.path, split="train"))
 
 

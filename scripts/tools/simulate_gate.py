@@ -14,9 +14,9 @@ import numpy.typing as npt
 
 from albert_deploy.runtime.errors import InputError
 from albert_deploy.runtime.manifest import write_text
-from albert_deploy.validation.gate.checks import FAIL, PASS, UNDECIDED
 from albert_deploy.validation.gate.gate import judge, verdict_of
 from albert_deploy.validation.gate.policy import Policy, Rules
+from albert_deploy.validation.gate.verdicts import FAIL, PASS, UNDECIDED
 from albert_deploy.validation.scores.paired import compare_counts
 from albert_deploy.validation.scores.resampling import score_interval
 from albert_deploy.validation.tables import markdown_table

@@ -119,17 +119,15 @@ def texts(
         InputError: The data cannot be read, is for another task, or there is no tokenizer.
     """
     from albert_deploy.export.samples import SAMPLES
-    from albert_deploy.validation.data.datasets import DATASETS, read_dataset
+    from albert_deploy.validation.data.datasets import read_dataset
     from albert_deploy.validation.data.rows import RowsConfig, prepared
+    from albert_deploy.validation.data.table import check_fits
 
     task = manifest["task"]
     sample = SAMPLES["sample-squad" if task == "question-answering" else "sample-sst2"]
     name, path = (sample.dataset, sample.data) if dataset is None else dataset
-    if dataset is not None and not DATASETS[name].fits(task):
-        raise InputError(
-            f"{name} is data for {DATASETS[name].task}, the checkpoint is for {task}; give data "
-            "of its own task or leave `dataset` out"
-        )
+    if dataset is not None:
+        check_fits(name, task)
     if path is None:
         path = next((s.data for s in SAMPLES.values() if s.dataset == name), Path(name))
     rows = read_dataset(name, path, split=split)

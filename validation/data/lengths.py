@@ -41,7 +41,7 @@ def lengths_of(
     from albert_deploy.runtime.tasks.tokenize import load_tokenizer
     from albert_deploy.validation.data.datasets import read_data
     from albert_deploy.validation.data.rows import RowsConfig, prepared
-    from albert_deploy.validation.data.table import dataset_named
+    from albert_deploy.validation.data.table import check_fits
 
     manifest = read_manifest(directory)
     contract, task = manifest["contract"], manifest["task"]
@@ -53,11 +53,7 @@ def lengths_of(
             f"got texts of up to {wanted} tokens and one row in {every}; wanted 1 to {limit} "
             "tokens, what the model takes, and at least 1"
         )
-    if not dataset_named(name).fits(task):
-        raise InputError(
-            f"{name} is data for {dataset_named(name).task}, the checkpoint is for {task}; take "
-            "lengths from data of its own task"
-        )
+    check_fits(name, task, remedy="take lengths from data of its own task")
     data = read_data(name, path, split=split)
     counts, real = np.zeros((2, limit + 1), np.int64)
     choices: Counter[int] = Counter()

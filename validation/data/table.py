@@ -255,6 +255,25 @@ DATASETS: dict[str, Dataset] = {
 }
 
 
+def check_fits(
+    name: str, task: str, *, remedy: str = "give data of its own task or leave `dataset` out"
+) -> None:
+    """Fail where a data set is for another task than a checkpoint's.
+
+    Args:
+        name: Key of ``DATASETS``.
+        task: Of the checkpoint.
+        remedy: What to do instead.
+
+    Raises:
+        InputError: It is.
+    """
+    dataset = dataset_named(name)
+    if not dataset.fits(task):
+        wanted = " or ".join((dataset.task, *dataset.also))
+        raise InputError(f"{name} is data for {wanted}, the checkpoint is for {task}; {remedy}")
+
+
 def dataset_named(name: str) -> Dataset:
     """Look a data set up.
 

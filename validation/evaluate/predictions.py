@@ -25,7 +25,7 @@ from albert_deploy.validation.data.rows import (
     Row,
     TokensRow,
 )
-from albert_deploy.validation.data.table import DATASETS
+from albert_deploy.validation.data.table import DATASETS, check_fits
 from albert_deploy.validation.evaluate.batches import Outputs
 from albert_deploy.validation.scores.squad_answers import best_answers, null_score
 
@@ -61,25 +61,6 @@ class Heads:
     max_answer_tokens: int
     n_best: int
     max_context: bool
-
-
-def check_fits(name: str, task: str) -> None:
-    """Fail where a data set is not for a task.
-
-    Args:
-        name: Key of ``DATASETS``.
-        task: Key of ``TASKS``.
-
-    Raises:
-        InputError: It is not.
-    """
-    dataset = DATASETS[name]
-    if not dataset.fits(task):
-        wanted = " or ".join((dataset.task, *dataset.also))
-        raise InputError(
-            f"{name} is data for {wanted}, the checkpoint is for {task}; "
-            "give data of its own task or leave `dataset` out"
-        )
 
 
 def heads(

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from albert_deploy.validation.gate.policy import Limits
+from albert_deploy.validation.gate.verdicts import FAIL, PASS, UNDECIDED
 from albert_deploy.validation.parity.difference import Difference
 from albert_deploy.validation.scores.paired import Paired, rows_needed
 
 if TYPE_CHECKING:
     pass
 
-PASS, FAIL, UNDECIDED = "pass", "fail", "undecided"
 # Scores are ratios of whole rows; a loss equal to the limit must not fail by rounding.
 _ROUNDING = 1e-9
 

@@ -17,9 +17,6 @@ from albert_deploy.runtime.errors import (
 )
 from albert_deploy.validation.gate.baseline import Baseline
 from albert_deploy.validation.gate.checks import (
-    FAIL,
-    PASS,
-    UNDECIDED,
     Check,
     check_costs,
     check_margin,
@@ -31,6 +28,7 @@ from albert_deploy.validation.gate.checks import (
     margin_points,
 )
 from albert_deploy.validation.gate.policy import DEFAULT_LIMITS, Limits, Rules, read_policy
+from albert_deploy.validation.gate.verdicts import FAIL, PASS, UNDECIDED
 from albert_deploy.validation.parity.difference import Difference
 from albert_deploy.validation.scores.measured import Measured
 from albert_deploy.validation.scores.paired import Paired, compare_paired, rows_needed

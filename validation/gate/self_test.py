@@ -30,11 +30,12 @@ from albert_deploy.validation.evaluate.evaluate import (
     run_grid,
 )
 from albert_deploy.validation.evaluate.reference import open_reference
-from albert_deploy.validation.gate.checks import FAIL, Check, contract_checks
+from albert_deploy.validation.gate.checks import Check, contract_checks
 from albert_deploy.validation.gate.detection import CONTROL, Detection, SelfTest, remembering
 from albert_deploy.validation.gate.faults import FAULTS
 from albert_deploy.validation.gate.gate import compare_scores, judge
 from albert_deploy.validation.gate.policy import Policy, Rules, read_policy
+from albert_deploy.validation.gate.verdicts import FAIL
 from albert_deploy.validation.parity.difference import edge_grid
 from albert_deploy.validation.parity.metamorphic import MetamorphicConfig, metamorphic
 from albert_deploy.validation.parity.weights import check_weights
