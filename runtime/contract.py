@@ -96,16 +96,18 @@ TASKS: dict[str, Task] = {
     ),
 }
 
-# Model type -> prefix of its transformers classes.
-# Other names of tasks: those for text of optimum's ``TasksManager``, as of optimum 2.3.
+# Other names of tasks: those that optimum 2.3's ``TasksManager`` has for one of ours.
 SYNONYMS: dict[str, str] = {
     "default": "feature-extraction",
+    "image-feature-extraction": "feature-extraction",
+    "mask-generation": "feature-extraction",
     "masked-lm": "fill-mask",
     "sentence-similarity": "feature-extraction",
     "sequence-classification": "text-classification",
     "zero-shot-classification": "text-classification",
 }
 
+# Model type -> prefix of its transformers classes.
 FAMILIES: dict[str, str] = {"albert": "Albert", "bert": "Bert"}
 
 

@@ -106,10 +106,8 @@ def extract_archive(archive: Path, out: Path, limits: Limits = Limits()) -> None
         with archive.open("rb") as file:
             size = _check_seal(file, archive)
             file.seek(0)
-            first: Any = _First(file, size)
-            with gzip.GzipFile(fileobj=first) as tar:
-                _extract(tar, out, limits, archive)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            _extract(_Member(file, size), out, limits, archive)
+    except zlib.error as error:
         raise ContractError(f"{archive} is damaged: {error}; {_REFUSED}") from error
     except OSError as error:
         if error.filename is not None and Path(error.filename) == archive:
@@ -133,7 +131,7 @@ def check_archive_name(out: Path) -> None:
                 raise InputError(f"{out} exists and is no archive of a bundle; it is left alone")
 
 
-def _extract(tar: gzip.GzipFile, out: Path, limits: Limits, archive: Path) -> None:
+def _extract(tar: _Member, out: Path, limits: Limits, archive: Path) -> None:
     head = _read(tar, BLOCK, archive)
     entry = _parsed(head, archive)
     size, epoch = entry.size, int(entry.mtime)
@@ -165,7 +163,7 @@ def _extract(tar: gzip.GzipFile, out: Path, limits: Limits, archive: Path) -> No
             raise ContractError(f"{archive}: {name} is not the file that was bundled; {_REFUSED}")
     if any(_read(tar, 2 * BLOCK, archive)):
         raise ContractError(f"{archive} holds more files than {LISTING} lists; {_REFUSED}")
-    if tar.read(1):
+    if not tar.ended():
         raise ContractError(f"{archive} goes on after its end; {_REFUSED}")
 
 
@@ -183,16 +181,31 @@ class _Digesting:
         self._sink.flush()
 
 
-class _First:
-    """Reads the first bytes of a file alone."""
+class _Member:
+    """Reads what one gzip member holds, never more at a time than is asked for."""
 
     def __init__(self, file: IO[bytes], size: int) -> None:
         self._file, self._left = file, size
+        self._inflate = zlib.decompressobj(31)
 
     def read(self, most: int) -> bytes:
-        data = self._file.read(min(most, self._left))
-        self._left -= len(data)
-        return data
+        """Return the next bytes; fewer than asked for at the end alone."""
+        found = bytearray()
+        while len(found) < most and not self._inflate.eof:
+            data = self._inflate.unconsumed_tail
+            if not data and self._left:
+                data = self._file.read(min(self._left, _CHUNK))
+                self._left -= len(data)
+            piece = self._inflate.decompress(data, most - len(found))
+            if not piece and not data:
+                break
+            found += piece
+        return bytes(found)
+
+    def ended(self) -> bool:
+        """Whether nothing follows: no byte of it, no other member and no padding."""
+        more = self.read(1) or self._inflate.unused_data or self._left
+        return self._inflate.eof and not more
 
 
 def _header(name: str, size: int, epoch: int) -> bytes:
@@ -231,7 +244,7 @@ def _parsed(head: bytes, archive: Path) -> tarfile.TarInfo:
         raise ContractError(f"{archive} has a damaged header ({error}); {_REFUSED}") from error
 
 
-def _contents(tar: gzip.GzipFile, size: int, archive: Path) -> Iterator[bytes]:
+def _contents(tar: _Member, size: int, archive: Path) -> Iterator[bytes]:
     """Give an entry's bytes in pieces of at most 1 MiB, and pass over the zeros behind them."""
     for start in range(0, size, _CHUNK):
         yield _read(tar, min(_CHUNK, size - start), archive)
@@ -239,7 +252,7 @@ def _contents(tar: gzip.GzipFile, size: int, archive: Path) -> Iterator[bytes]:
         raise ContractError(f"{archive} has data between its files; {_REFUSED}")
 
 
-def _read(tar: gzip.GzipFile, size: int, archive: Path) -> bytes:
+def _read(tar: _Member, size: int, archive: Path) -> bytes:
     data = tar.read(size)
     if len(data) < size:
         raise ContractError(f"{archive} ends in the middle of a file; {_REFUSED}")

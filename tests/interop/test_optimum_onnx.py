@@ -6,12 +6,15 @@ It needs an environment of 1.3 GB with an older transformers, so it runs only on
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from albert_deploy.runtime.contract import SYNONYMS, TASKS
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts" / "tools" / "interop"
 VARIABLE = "ALBERT_DEPLOY_OPTIMUM_VENV"
@@ -45,3 +48,15 @@ def test_answers_as_our_runtime(directory: Path) -> None:
     assert compared.returncode == 0, compared.stdout + compared.stderr
     for variant in ("fp32", "fp16", "int8"):
         assert f"{variant}: {len(texts)} texts, 0 labels differ" in compared.stdout
+
+
+@pytest.mark.skipif(VARIABLE not in os.environ, reason=f"set {VARIABLE}, see above")
+def test_synonyms_of_tasks_are_optimums() -> None:
+    code = (
+        "import json; from optimum.exporters.tasks import TasksManager; "
+        "print(json.dumps(TasksManager._SYNONYM_TASK_MAP))"
+    )
+    python = Path(os.environ[VARIABLE]) / "bin" / "python"
+    found = json.loads(subprocess.check_output([python, "-c", code], encoding="utf-8"))
+    known = {name: task for name, task in found.items() if task in TASKS and name not in TASKS}
+    assert known == SYNONYMS

@@ -106,14 +106,15 @@ def entity_counts(
 def entities(tags: Sequence[str]) -> set[tuple[str, int, int]]:
     """Return the entities of a sentence as (type, first word, last word).
 
-    Chunks begin and end as in CoNLL's ``conlleval``: B- and S- begin one, E- and S- end one, and
-    an I- or E- that follows no open tag of its type begins one as well.
+    Chunks begin and end as in CoNLL's ``conlleval``, with the letters of IOB, BIOES and BILOU: B-,
+    S- and U- begin one, E-, S-, L- and U- end one, and an I-, E- or L- that follows no open tag of
+    its type begins one as well.
     """
     found = set()
     open_type, start, last = "", 0, "O"
     for place, tag in enumerate((*tags, "O")):
         letter, kind = tag[0], tag[1:].partition("-")[2] or tag[1:] or "_"
-        goes_on = letter in "IE" and last in "BI" and kind == open_type
+        goes_on = letter not in "BSUO" and last not in "ESLUO" and kind == open_type
         if last != "O" and not goes_on:
             found.add((open_type, start, place - 1))
         if letter != "O" and not goes_on:

@@ -235,9 +235,19 @@ def test_headers_with_extensions_are_refused(tmp_path: Path, out: Path) -> None:
         extract_archive(place, out)
 
 
-def test_a_second_archive_behind_the_first_is_refused(tmp_path: Path, out: Path) -> None:
+@pytest.mark.parametrize(
+    "behind",
+    [
+        pytest.param(lambda: packed(_named("bundle/../../evil")), id="an archive"),
+        pytest.param(lambda: gzip.compress(b"", mtime=0), id="an empty member"),
+        pytest.param(lambda: bytes(700), id="zeros"),
+    ],
+)
+def test_what_comes_behind_an_archive_is_refused(
+    behind: Callable[[], bytes], tmp_path: Path, out: Path
+) -> None:
     place = tmp_path / "evil.tar.gz"
-    place.write_bytes(sealed(packed(honest(FILES)) + packed(_named("bundle/../../evil"))))
+    place.write_bytes(sealed(packed(honest(FILES)) + behind()))
     with pytest.raises(ContractError, match="goes on after its end"):
         extract_archive(place, out)
 

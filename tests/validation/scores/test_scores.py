@@ -26,7 +26,7 @@ from albert_deploy.validation.scores.measured import Measured, ranks, times
 from albert_deploy.validation.scores.metrics import entities
 from albert_deploy.validation.scores.scores import LEAST_LOG_PROB, measure
 
-TAGS = ("O", "B-PER", "I-PER", "E-PER", "S-PER", "B-LOC", "I-LOC")
+TAGS = ("O", "B-PER", "I-PER", "E-PER", "S-PER", "L-PER", "U-PER", "B-LOC", "I-LOC")
 
 
 def classified(name: str, labels: Any, found: Any) -> dict[str, Measured]:
@@ -167,7 +167,7 @@ def spans(tags: list[str]) -> set[tuple[str, int, int]]:
         if not 0 < place < len(tags):
             return True
         before, after = tags[place - 1], tags[place]
-        return before[0] in "OES" or after[0] in "OBS" or before[2:] != after[2:]
+        return before[0] in "OESLU" or after[0] in "OBSU" or before[2:] != after[2:]
 
     return {
         (tags[first][2:], first, last)
@@ -187,6 +187,7 @@ def spans(tags: list[str]) -> set[tuple[str, int, int]]:
         ("I-PER I-PER B-PER", {("PER", 0, 1), ("PER", 2, 2)}),  # IOB1
         ("B-PER I-LOC", {("PER", 0, 0), ("LOC", 1, 1)}),
         ("B-PER E-PER I-PER S-PER", {("PER", 0, 1), ("PER", 2, 2), ("PER", 3, 3)}),
+        ("B-PER L-PER U-PER U-LOC", {("PER", 0, 1), ("PER", 2, 2), ("LOC", 3, 3)}),  # BILOU
         ("O O", set()),
     ],
 )
