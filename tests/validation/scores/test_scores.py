@@ -26,7 +26,7 @@ from albert_deploy.validation.scores.measured import Measured, ranks, times
 from albert_deploy.validation.scores.metrics import entities
 from albert_deploy.validation.scores.scores import LEAST_LOG_PROB, measure
 
-TAGS = ("O", "B-PER", "I-PER", "E-PER", "S-PER", "L-PER", "U-PER", "B-LOC", "I-LOC")
+TAGS = ("O", "B-PER", "I-PER", "E-PER", "S-PER", "B-LOC", "I-LOC")
 
 
 def classified(name: str, labels: Any, found: Any) -> dict[str, Measured]:
