@@ -17,8 +17,8 @@ from albert_deploy.runtime.contract import DEFAULT_VARIANTS
 from albert_deploy.runtime.manifest import read_manifest, write_json
 from albert_deploy.validation.bench.bench import bench
 from albert_deploy.validation.bench.choose import (
-    PaysConfig,
-    check_pays,
+    Requirement,
+    check_required,
     record_tuned,
     tune_contenders,
     tuned,
@@ -37,7 +37,7 @@ def bench_directory(
     config: BenchConfig,
     *,
     tune: bool = False,
-    pays: PaysConfig | None = None,
+    pays: Requirement | None = None,
     out: Path | None = None,
     show: _Say = print,
     note: _Say = lambda _: None,
@@ -75,7 +75,7 @@ def bench_directory(
         record_tuned(directory, chosen)
         show(tuned_text(chosen))
     if pays is not None:
-        check_pays(report, pays)
+        check_required(report, pays)
     return report
 
 
@@ -83,7 +83,7 @@ def bench_random(
     geometry: str,
     config: BenchConfig,
     *,
-    pays: PaysConfig | None = None,
+    pays: Requirement | None = None,
     out: Path | None = None,
     show: _Say = print,
     note: _Say = lambda _: None,
@@ -123,5 +123,5 @@ def bench_random(
         write_json(out, report)
         plot(out.with_suffix(".svg"), report)
     if pays is not None:
-        check_pays(report, pays)
+        check_required(report, pays)
     return report

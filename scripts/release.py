@@ -16,7 +16,7 @@ from albert_deploy.runtime.directory import check_replaceable, publish, staged
 from albert_deploy.runtime.errors import InputError, PerformanceError
 from albert_deploy.runtime.manifest import file_record, read_manifest, write_manifest
 from albert_deploy.validation.bench.bench import bench
-from albert_deploy.validation.bench.choose import PaysConfig, check_pays
+from albert_deploy.validation.bench.choose import Requirement, check_required
 from albert_deploy.validation.bench.interleave import BenchConfig
 from albert_deploy.validation.bench.report import record
 from albert_deploy.validation.data.table import DATASETS, check_fits
@@ -44,7 +44,7 @@ class ReleaseConfig:
     quantize: QuantizeConfig = field(default_factory=QuantizeConfig)
     build: BuildConfig | None = None
     validate: ValidateConfig = field(default_factory=ValidateConfig)
-    pays: PaysConfig | None = None
+    pays: Requirement | None = None
     lengths: tuple[int, ...] = (32, 128)
 
 
@@ -152,7 +152,7 @@ def _finish(directory: Path, config: ReleaseConfig, note: Callable[[str], None])
         measured = bench(directory, BenchConfig(lengths=config.lengths, torch=False), note=note)
         record(directory, measured)
         try:
-            check_pays(measured, config.pays)
+            check_required(measured, config.pays)
         except PerformanceError as error:
             report |= {"verdict": "fail", "performance": str(error), "reason": str(error)}
             manifest = read_manifest(directory)

@@ -17,10 +17,10 @@ from albert_deploy.runtime.errors import ContractError, InputError, MachineError
 from albert_deploy.runtime.measure import measured
 from albert_deploy.runtime.trt.flavours import (
     Flavour,
-    aim,
     builder_flags,
     check_settings,
     create_network,
+    set_target,
 )
 from albert_deploy.runtime.trt.gpu import probe
 from albert_deploy.runtime.trt.log import LogLine, collecting, logger
@@ -148,7 +148,7 @@ def build_plan(onnx: Path, target: Target, config: EngineConfig, *, flavour: Fla
     if not onnx.is_file():
         raise InputError(f"there is no ONNX file {onnx}; export and quantize first")
     check_settings(flavour, config.asked())
-    aim(flavour, None, target)
+    set_target(flavour, None, target)
     with _ONE_BUILD, collecting() as lines:
         with measured() as cost:
             plan, network, cache = _build(onnx, target, config, flavour, lines)
@@ -181,7 +181,7 @@ def _build(
         raise ContractError(f"{flavour.label} refuses {onnx.name}: {_parser_errors(parser, lines)}")
     facts = read_network(module, network)
     settings = builder.create_builder_config()
-    aim(flavour, settings, target)
+    set_target(flavour, settings, target)
     for profile in config.profiles:
         settings.add_optimization_profile(_profile(profile, builder, network, onnx))
     cache = _apply(settings, target, config, flavour)

@@ -154,12 +154,12 @@ def check_buildable(config: BuildConfig) -> dict[str, Flavour]:
         InputError: Unknown flavour.
         MachineError: There is none that builds for one of the targets here.
     """
-    from albert_deploy.runtime.trt.flavours import aim, load_flavour
+    from albert_deploy.runtime.trt.flavours import load_flavour, set_target
 
     found = {}
     for target in map(resolve, config.targets):
         found[target.name] = load_flavour(config.flavour, need=target)
-        aim(found[target.name], None, target)
+        set_target(found[target.name], None, target)
     return found
 
 

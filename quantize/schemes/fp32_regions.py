@@ -1,4 +1,4 @@
-"""The float32 islands of a half-precision graph: which operators stay in float32, and why."""
+"""The float32 regions of a half-precision graph: which operators stay in float32, and why."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _ROUNDING = 1e-2
 
 @dataclass(frozen=True, kw_only=True)
 class HalfConfig:
-    """Half precision with float32 islands.
+    """Half precision with float32 regions.
 
     Args:
         dtype: ``float16`` or ``bfloat16``.
@@ -76,7 +76,7 @@ def float32_weights(model: ir.Model, config: HalfConfig) -> dict[str, str]:
     return reasons
 
 
-def islands(
+def float32_regions(
     model: ir.Model, config: HalfConfig, ranges: Mapping[str, float] | None = None
 ) -> dict[ir.Node, str]:
     """Return the nodes that compute in float32, each with its reason.
@@ -157,7 +157,7 @@ def _beyond(node: ir.Node, config: HalfConfig, ranges: Mapping[str, float]) -> s
 
 
 def _bridge(model: ir.Model, found: dict[ir.Node, str]) -> None:
-    """Add what lies between islands, so that no value is rounded on its way across."""
+    """Add what lies between regions, so that no value is rounded on its way across."""
     between: set[ir.Node] = set()
     for node in model.graph:
         producers = [p for v in node.inputs if v is not None and (p := v.producer()) is not None]

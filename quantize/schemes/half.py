@@ -1,4 +1,4 @@
-"""Mixed half precision: float16 or bfloat16 weights and products between float32 islands.
+"""Mixed half precision: float16 or bfloat16 weights and products between float32 regions.
 
 Every ``Cast`` is written out, so each operator has inputs of one type, as strongly typed
 engines demand. A matrix is stored once: where a product of it has to compute in float32, it
@@ -17,9 +17,9 @@ from albert_deploy.export.graph.naming import label_of
 from albert_deploy.export.graph.uses import SUFFIXES
 from albert_deploy.quantize.schemes.fp32_regions import (
     HalfConfig,
+    float32_regions,
     float32_weights,
     is_matrix_reader,
-    islands,
 )
 
 # Node -> reason, for those that real texts or weights kept in float32; JSON in the file.
@@ -36,7 +36,7 @@ def watched(model: ir.Model, config: HalfConfig) -> dict[str, str]:
 
     The keys are the values whose largest magnitudes ``to_half`` takes as ``ranges``.
     """
-    floats, wide = _float_values(model), islands(model, config)
+    floats, wide = _float_values(model), float32_regions(model, config)
     names: dict[str, str] = {}
     for node in model.graph:
         if node in wide:
@@ -60,8 +60,8 @@ def to_half(model: ir.Model, config: HalfConfig, ranges: Mapping[str, float] | N
     Returns:
         Number of nodes that now compute in half precision.
     """
-    floats, wide = _float_values(model), islands(model, config, ranges)
-    usual = islands(model, config) if ranges else wide
+    floats, wide = _float_values(model), float32_regions(model, config, ranges)
+    usual = float32_regions(model, config) if ranges else wide
     writer = _Writer(model, config, set(float32_weights(model, config)))
     count = 0
     for node in list(model.graph):

@@ -37,7 +37,7 @@ def latencies(
     trials: Trials, front: Sequence[Trial], config: SearchConfig
 ) -> tuple[int, list[float]]:
     """Time variants in turns on one thread; return the tokens of the text and medians in ms."""
-    from albert_deploy.validation.bench.interleave import time_in_turns
+    from albert_deploy.validation.bench.interleave import time_interleaved
 
     row = sorted(trials.rows, key=lambda r: r.feeds["input_ids"].size)[len(trials.rows) // 2]
     column = "typical"
@@ -47,7 +47,7 @@ def latencies(
             path = trials.work / f"front-{index}.onnx"
             trials.write(trial.kept, path)
             sessions[str(index)] = stack.enter_context(trials.open(path, trial.engine, threads=1))
-        times = time_in_turns(
+        times = time_interleaved(
             sessions, {column: [row.feeds]}, repeats=config.rounds, warmup=2, seconds=60.0
         )
     medians = [round(statistics.median(times[str(i)][column]), 4) for i in range(len(front))]

@@ -244,7 +244,7 @@ def create_network(flavour: Flavour, builder: Any) -> Any:
     return builder.create_network(0)
 
 
-def aim(flavour: Flavour, config: Any, target: Target) -> None:
+def set_target(flavour: Flavour, config: Any, target: Target) -> None:
     """Have a builder configuration build for a target.
 
     Args:

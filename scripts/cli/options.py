@@ -15,7 +15,7 @@ from albert_deploy.runtime.contract import DEFAULT_VARIANTS, VARIANTS
 from albert_deploy.runtime.errors import InputError
 
 if TYPE_CHECKING:
-    from albert_deploy.validation.bench.choose import PaysConfig
+    from albert_deploy.validation.bench.choose import Requirement
 
 Command = Callable[..., None]
 Dataset = tuple[str, Path | None]
@@ -168,11 +168,11 @@ def pays(command: Command) -> Command:
     return both_of
 
 
-def pays_config(speedup: float | None, size: float | None) -> PaysConfig | None:
+def pays_config(speedup: float | None, size: float | None) -> Requirement | None:
     """Return what is required of variants; None where nothing is."""
-    from albert_deploy.validation.bench.choose import PaysConfig
+    from albert_deploy.validation.bench.choose import Requirement
 
-    return None if speedup is None and size is None else PaysConfig(speedup=speedup, size=size)
+    return None if speedup is None and size is None else Requirement(speedup=speedup, size=size)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,8 +21,8 @@ from albert_deploy.validation.bench.contenders import contenders
 from albert_deploy.validation.bench.interleave import (
     BenchConfig,
     Contender,
-    load_in_turns,
-    time_in_turns,
+    load_interleaved,
+    time_interleaved,
     torch_threads,
 )
 from albert_deploy.validation.bench.machine import cores, machine
@@ -117,8 +117,8 @@ def _run(
 ) -> dict[str, Any]:
     """Load and time the contenders, between two measurements of the machine's peaks."""
     measured = [peaks(threads, seconds=config.peak_seconds)] if config.peak_seconds else []
-    sessions, loads = load_in_turns(found, config.loads, stack)
-    times = time_in_turns(
+    sessions, loads = load_interleaved(found, config.loads, stack)
+    times = time_interleaved(
         sessions,
         {c.name: c.rows for c in columns},
         repeats=config.repeats,

@@ -86,7 +86,7 @@ def tuned_text(chosen: dict[str, dict[str, Any]]) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PaysConfig:
+class Requirement:
     """What is required of each variant other than fp32.
 
     Args:
@@ -114,7 +114,7 @@ class PaysConfig:
             )
 
 
-def check_pays(report: dict[str, Any], config: PaysConfig) -> dict[str, Any]:
+def check_required(report: dict[str, Any], config: Requirement) -> dict[str, Any]:
     """Fail where a variant that was measured does not pay.
 
     A speedup is the median over the rounds of ``fp32 / variant``, at each column of each run (a

@@ -145,7 +145,7 @@ _Clock = Callable[[], float]
 _T = TypeVar("_T")
 
 
-def load_in_turns(
+def load_interleaved(
     found: Sequence[Contender],
     rounds: int,
     stack: contextlib.ExitStack,
@@ -187,7 +187,7 @@ def load_in_turns(
     return {c.name: sessions[c.name] for c in found}, times
 
 
-def time_in_turns(
+def time_interleaved(
     sessions: Mapping[str, Session],
     columns: Mapping[str, Sequence[Feeds]],
     *,

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from albert_deploy.runtime.errors import InputError
 from albert_deploy.runtime.session import Feeds
 from albert_deploy.validation.data.rows import Row
-from albert_deploy.validation.evaluate.timeout import Watched
+from albert_deploy.validation.evaluate.timeout import TimedSession
 
 Outputs = dict[str, npt.NDArray[np.float32]]
 
@@ -85,7 +85,7 @@ def groups(rows: Iterable[Row], config: BatchConfig) -> Iterator[Group]:
 
 
 def run_feeds(
-    session: Watched, feeds: Sequence[Feeds], most: int, ids: Sequence[str]
+    session: TimedSession, feeds: Sequence[Feeds], most: int, ids: Sequence[str]
 ) -> list[Outputs]:
     """Run inputs of batch 1, those of equal shape together.
 
@@ -99,7 +99,7 @@ def run_feeds(
         For each input its outputs, each float32 [1, ...].
 
     Raises:
-        AlbertDeployError: See ``Watched.run``.
+        AlbertDeployError: See ``TimedSession.run``.
     """
     found: dict[int, Outputs] = {}
     by_shape: dict[tuple[int, ...], list[int]] = {}

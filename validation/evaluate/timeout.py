@@ -15,7 +15,7 @@ import numpy.typing as npt
 from albert_deploy.runtime.errors import AlbertDeployError, ContractError, InputError, MachineError
 from albert_deploy.runtime.session import Feeds, Session
 
-_hung: list[Watched] = []
+_hung: list[TimedSession] = []
 
 
 def hung() -> bool:
@@ -27,7 +27,7 @@ def hung() -> bool:
     return any(one.inside for one in _hung)
 
 
-class Watched:
+class TimedSession:
     """A session whose runs end: in an answer, in an error that names the model, or in time.
 
     With a limit, runs happen on one thread of their own. An engine lets other threads go on
@@ -133,7 +133,7 @@ class Watched:
         return found
 
 
-def watch(session: Session, name: str, timeout_s: float | None = None) -> Watched:
+def watch(session: Session, name: str, timeout_s: float | None = None) -> TimedSession:
     """Return the session under watch; one that already is stays as it is.
 
     Args:
@@ -144,10 +144,10 @@ def watch(session: Session, name: str, timeout_s: float | None = None) -> Watche
     Raises:
         InputError: The limit is not above 0.
     """
-    return session if isinstance(session, Watched) else Watched(session, name, timeout_s)
+    return session if isinstance(session, TimedSession) else TimedSession(session, name, timeout_s)
 
 
-def open_watched(
+def open_timed(
     openers: Mapping[str, Callable[[], Session]],
     stack: contextlib.ExitStack,
     *,

@@ -16,7 +16,7 @@ from albert_deploy.runtime.errors import AlbertDeployError, MachineError
 from albert_deploy.runtime.session import Session
 from albert_deploy.validation.evaluate.batches import BatchConfig, Group, Outputs, run_feeds
 from albert_deploy.validation.evaluate.predictions import compared
-from albert_deploy.validation.evaluate.timeout import Watched, open_watched, watch
+from albert_deploy.validation.evaluate.timeout import TimedSession, open_timed, watch
 
 SOURCE = "source"
 
@@ -124,7 +124,7 @@ def run_in_workers(
 
 
 def _run(
-    sessions: Mapping[str, Watched], failures: dict[str, str], group: Group, how: Running
+    sessions: Mapping[str, TimedSession], failures: dict[str, str], group: Group, how: Running
 ) -> Ran:
     ran = Ran()
     flat = [feeds for _, row in group for feeds in row.feeds]
@@ -174,7 +174,7 @@ def _work(group: Group) -> Ran:
     if "sessions" not in _held:
         # Not where the process begins: an error there would lose its message.
         stack = contextlib.ExitStack()
-        sessions, failures = open_watched(
+        sessions, failures = open_timed(
             _held["openers"], stack, required=SOURCE, timeout_s=how.timeout_s
         )
         watched = {name: watch(session, name) for name, session in sessions.items()}

@@ -16,11 +16,11 @@ from albert_deploy.runtime.trt import flavours
 from albert_deploy.runtime.trt.flavours import (
     FLAVOURS,
     Flavour,
-    aim,
     builder_flags,
     check_settings,
     create_network,
     load_flavour,
+    set_target,
 )
 from albert_deploy.runtime.trt.gpu import Gpu, Probe
 from albert_deploy.runtime.trt.log import collecting, logger
@@ -132,14 +132,14 @@ def test_rtx_needs_a_gpu_to_strip(install: Install) -> None:
 def test_rtx_builds_for_a_gpu_that_is_elsewhere() -> None:
     module = fake_trt("tensorrt_rtx", "1.7.1.116")
     config = module.Builder(None).create_builder_config()
-    aim(_flavour(*VERSIONS[2], module), config, target_named("l4"))
+    set_target(_flavour(*VERSIONS[2], module), config, target_named("l4"))
     assert config.num_compute_capabilities == 1
     assert config.capabilities == {0: module.ComputeCapability.SM89}
     with pytest.raises(MachineError, match=r"does not build for NVIDIA H100 \(sm90\).*`kit=True`"):
-        aim(_flavour(*VERSIONS[2], module), config, target_named("h100"))
+        set_target(_flavour(*VERSIONS[2], module), config, target_named("h100"))
     # The fake is of a version that does not list SM121 yet.
     with pytest.raises(MachineError, match="does not know sm121; update it"):
-        aim(_flavour(*VERSIONS[2], module), config, target_named("dgx-spark"))
+        set_target(_flavour(*VERSIONS[2], module), config, target_named("dgx-spark"))
 
 
 @pytest.mark.parametrize("version", ["10.16.1.11", "11.4.0.106"])
@@ -147,16 +147,16 @@ def test_tensorrt_builds_for_the_gpu_of_this_machine(install: Install, version: 
     flavour = _flavour(TENSORRT, version)
     # It has no API for capabilities: the fake would fail where one is set.
     install(gpu=(8, 9))
-    aim(flavour, Config(), target_named("l4"))
+    set_target(flavour, Config(), target_named("l4"))
     with pytest.raises(
         MachineError, match=r"GPU \(sm89\), not for NVIDIA H100 \(sm90\).*`kit=True`"
     ):
-        aim(flavour, Config(), target_named("h100"))
+        set_target(flavour, Config(), target_named("h100"))
     install(gpu=None)
     with pytest.raises(
         MachineError, match=r"there is no GPU here; make a build kit with `kit=True`"
     ):
-        aim(flavour, Config(), target_named("l4"))
+        set_target(flavour, Config(), target_named("l4"))
 
 
 def test_auto_takes_the_one_that_can_build(install: Install) -> None:

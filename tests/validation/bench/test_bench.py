@@ -21,9 +21,9 @@ from albert_deploy.validation.bench.interleave import (
     LEAST_ROUNDS,
     BenchConfig,
     Contender,
-    load_in_turns,
+    load_interleaved,
     rotated,
-    time_in_turns,
+    time_interleaved,
     torch_threads,
 )
 from albert_deploy.validation.bench.machine import describe, machine
@@ -271,7 +271,7 @@ def test_turns_rotate():
     clock, log = Clock(), []
     sessions = fakes({"a": 1.0, "b": 2.0, "c": 3.0}, clock, log)
     rows = {"short": [1], "data": [10, 30]}
-    times = time_in_turns(sessions, rows, repeats=3, warmup=1, seconds=1e9, clock=clock)
+    times = time_interleaved(sessions, rows, repeats=3, warmup=1, seconds=1e9, clock=clock)
     # Each turn is an untimed run of the column's first row, then those that count.
     orders = ["abc", "bca", "cab", "abc"]
     runs = {"short": [1, 1], "data": [10, 10, 30]}
@@ -289,7 +289,7 @@ def test_no_round_starts_after_the_time_is_up():
     for seconds, rounds in ((0, LEAST_ROUNDS), (19.5, 9), (1e9, 20)):
         clock = Clock()
         sessions = fakes({"a": 1.0}, clock, [])
-        times = time_in_turns(
+        times = time_interleaved(
             sessions, {"1": [1]}, repeats=20, warmup=1, seconds=seconds, clock=clock
         )
         assert len(times["a"]["1"]) == rounds
@@ -308,7 +308,7 @@ def test_loads_rotate_and_only_the_last_stays_open():
 
     with ExitStack() as stack:
         found = [contender("a", 0.1), contender("b", 0.2)]
-        sessions, times = load_in_turns(found, 2, stack, clock=clock)
+        sessions, times = load_interleaved(found, 2, stack, clock=clock)
         assert list(sessions) == ["a", "b"]
         assert times == {"a": [100, 100], "b": [200, 200]}
         opened = [name for name, what in log if what == "open"]
@@ -326,7 +326,7 @@ def test_what_takes_minutes_to_load_is_opened_once():
 
     found = [Contender(name="a", open=load, bytes=1, sha256="", load_ms=5000.0)]
     with ExitStack() as stack:
-        _, times = load_in_turns(found, 3, stack)
+        _, times = load_interleaved(found, 3, stack)
         assert log == ["open"]
     assert times == {"a": [5000.0]}
 

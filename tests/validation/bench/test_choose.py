@@ -12,8 +12,8 @@ from albert_deploy.runtime.contract import VARIANTS
 from albert_deploy.runtime.engines.table import choose_engine
 from albert_deploy.runtime.errors import EXIT_CODES, InputError, PerformanceError
 from albert_deploy.validation.bench.choose import (
-    PaysConfig,
-    check_pays,
+    Requirement,
+    check_required,
     record_tuned,
     tune_contenders,
     tuned,
@@ -64,7 +64,9 @@ def report(*names: str, times: dict[str, dict[str, float]] = TIMES) -> dict[str,
 
 
 def test_each_is_judged_in_its_best_engine() -> None:
-    judged = check_pays(report("fp32@ort", "fp32@openvino", "int8@ort", "int8@openvino"), _any())
+    judged = check_required(
+        report("fp32@ort", "fp32@openvino", "int8@ort", "int8@openvino"), _any()
+    )
     assert list(judged) == ["int8"]
     assert judged["int8"]["size"] == 0.26
     assert judged["int8"]["speedup"] == {k: {"8": 20 / 8, "128": 240 / 80} for k in ("1", "0")}
@@ -72,7 +74,7 @@ def test_each_is_judged_in_its_best_engine() -> None:
 
 
 def test_what_was_run_in_less_than_its_file_says_counts_for_neither() -> None:
-    one = check_pays(report("fp32@ort", "fp32@openvino-bf16", "int8@ort"), _any())
+    one = check_required(report("fp32@ort", "fp32@openvino-bf16", "int8@ort"), _any())
     assert one["int8"]["speedup"]["1"]["8"] == 30 / 8
 
 
@@ -81,13 +83,13 @@ def test_a_busy_moment_that_met_both_changes_no_ratio() -> None:
     for name, rounds in (("fp32@ort", [40.0, 44.0, 400.0]), ("int8@ort", [10.0, 110.0, 100.0])):
         given["runs"][0]["contenders"][name]["latency"]["8"]["times_ms"] = rounds
     # 4, 0.4 and 4: the medians alone, 44 and 100, would say that fp32 is quicker.
-    assert check_pays(given, _any())["int8"]["speedup"]["1"]["8"] == 4
+    assert check_required(given, _any())["int8"]["speedup"]["1"]["8"] == 4
 
 
 def test_a_variant_that_does_not_pay_is_named_with_length_and_ratio() -> None:
-    check_pays(report("fp32@ort", "int8@ort"), PaysConfig(speedup=3.0, size=0.26))
+    check_required(report("fp32@ort", "int8@ort"), Requirement(speedup=3.0, size=0.26))
     with pytest.raises(PerformanceError) as caught:
-        check_pays(report("fp32@ort", "int8@ort"), PaysConfig(speedup=3.5))
+        check_required(report("fp32@ort", "int8@ort"), Requirement(speedup=3.5))
     message = str(caught.value)
     assert "int8 at 128 tokens is 3.00 times as fast as fp32 (threads 1: 80.00 ms in ort" in message
     assert "240.00 ms in ort), wanted at least 3.5" in message
@@ -98,7 +100,7 @@ def test_a_variant_that_does_not_pay_is_named_with_length_and_ratio() -> None:
 
 def test_every_breach_is_named() -> None:
     with pytest.raises(PerformanceError) as caught:
-        check_pays(report(), PaysConfig(speedup=2.0, size=0.3))
+        check_required(report(), Requirement(speedup=2.0, size=0.3))
     message = str(caught.value)
     assert message.count("fp16 at ") == 4
     assert "fp16 has 0.510 of fp32's bytes (510 of 1,000), wanted at most 0.3" in message
@@ -108,13 +110,13 @@ def test_every_breach_is_named() -> None:
 @pytest.mark.parametrize("names", [("fp32@ort",), ("int8@ort",), ("torch",)])
 def test_there_must_be_something_to_judge(names: tuple[str, ...]) -> None:
     with pytest.raises(InputError, match="wanted fp32 and another one"):
-        check_pays(report(*names), _any())
+        check_required(report(*names), _any())
 
 
 @pytest.mark.parametrize("limits", [{"speedup": 0.0}, {"size": 0.0}, {"size": 3.0}])
 def test_limits_that_mean_nothing(limits: dict[str, float]) -> None:
     with pytest.raises(InputError, match="wanted"):
-        PaysConfig(**limits)
+        Requirement(**limits)
 
 
 def test_the_engine_that_is_quicker_over_all_lengths_is_chosen() -> None:
@@ -154,5 +156,5 @@ def test_tuning_measures_no_more_than_it_needs() -> None:
     assert tune_contenders(manifest) == wanted
 
 
-def _any() -> PaysConfig:
-    return PaysConfig()
+def _any() -> Requirement:
+    return Requirement()

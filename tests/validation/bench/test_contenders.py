@@ -231,7 +231,7 @@ def fixed_times(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     def fake(sessions: Any, columns: Any, **_: Any) -> Any:
         return {name: {c: [ms[name]] for c in columns} for name in sessions}
 
-    monkeypatch.setattr("albert_deploy.validation.bench.bench.time_in_turns", fake)
+    monkeypatch.setattr("albert_deploy.validation.bench.bench.time_interleaved", fake)
     monkeypatch.setattr("albert_deploy.validation.bench.bench.peaks", lambda *_, **__: {})
     return ms
 

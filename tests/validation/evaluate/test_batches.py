@@ -10,7 +10,7 @@ import pytest
 from albert_deploy.runtime.errors import InputError
 from albert_deploy.validation.data.rows import Row
 from albert_deploy.validation.evaluate.batches import BatchConfig, groups, run_feeds
-from albert_deploy.validation.evaluate.timeout import Watched
+from albert_deploy.validation.evaluate.timeout import TimedSession
 
 
 def feeds(length: int, value: int = 1) -> dict[str, Any]:
@@ -57,7 +57,7 @@ def test_only_rows_of_equal_length_are_grouped() -> None:
 def test_answers_come_back_in_the_order_of_the_inputs() -> None:
     session = Summing()
     given = [feeds(3, 1), feeds(2, 5), feeds(3, 2), feeds(3, 3)]
-    found = run_feeds(Watched(session, "fp32"), given, 2, ["0", "1", "2", "3"])
+    found = run_feeds(TimedSession(session, "fp32"), given, 2, ["0", "1", "2", "3"])
     assert [o["logits"].tolist() for o in found] == [[[3.0]], [[10.0]], [[6.0]], [[9.0]]]
     assert session.shapes == [(2, 3), (1, 3), (1, 2)]
 

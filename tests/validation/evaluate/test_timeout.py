@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from albert_deploy.runtime.errors import ContractError, InputError, MachineError
-from albert_deploy.validation.evaluate.timeout import Watched, hung, open_watched, watch
+from albert_deploy.validation.evaluate.timeout import TimedSession, hung, open_timed, watch
 
 FEEDS = {"input_ids": np.ones((2, 3), np.int64)}
 
@@ -50,7 +50,7 @@ class Fake:
 @pytest.mark.parametrize("timeout_s", [None, 5.0])
 def test_an_answer_passes_and_its_time_is_counted(timeout_s: float | None) -> None:
     fake = Fake(seconds=0.02)
-    with Watched(fake, "int8", timeout_s) as session:
+    with TimedSession(fake, "int8", timeout_s) as session:
         assert session.run(FEEDS)["logits"].shape == (2, 2)
         assert session.run(FEEDS)["logits"].shape == (2, 2)
         assert session.seconds >= 0.04
@@ -61,7 +61,7 @@ def test_an_answer_passes_and_its_time_is_counted(timeout_s: float | None) -> No
 def test_a_hung_engine_is_named_and_not_asked_again() -> None:
     going_on = threading.Event()
     fake = Fake(until=going_on)
-    session = Watched(fake, "int8", 0.05)
+    session = TimedSession(fake, "int8", 0.05)
     with pytest.raises(MachineError, match=r"int8 \(fake\) gave no answer within 0.05 s on row 7"):
         session.run(FEEDS, "row 7")
     with pytest.raises(MachineError, match="on row 7"):
@@ -82,15 +82,15 @@ def test_a_hung_engine_is_named_and_not_asked_again() -> None:
 @pytest.mark.parametrize("timeout_s", [None, 5.0])
 def test_failures_are_errors_that_name_the_model(timeout_s: float | None) -> None:
     with pytest.raises(ContractError, match=r"int8 \(fake\) failed on row 1: bad node; make"):
-        Watched(Fake(RuntimeError("bad node\nat 0x0")), "int8", timeout_s).run(FEEDS, "row 1")
+        TimedSession(Fake(RuntimeError("bad node\nat 0x0")), "int8", timeout_s).run(FEEDS, "row 1")
     with pytest.raises(InputError, match=r"^wrong shape$"):
-        Watched(Fake(InputError("wrong shape")), "int8", timeout_s).run(FEEDS)
+        TimedSession(Fake(InputError("wrong shape")), "int8", timeout_s).run(FEEDS)
     with pytest.raises(ContractError, match="gave no logits of 2 rows"):
-        Watched(Fake({"other": np.zeros(2)}), "int8", timeout_s).run(FEEDS)
+        TimedSession(Fake({"other": np.zeros(2)}), "int8", timeout_s).run(FEEDS)
     with pytest.raises(ContractError, match="gave no logits of 2 rows"):
-        Watched(Fake({"logits": np.zeros((1, 2))}), "int8", timeout_s).run(FEEDS)
+        TimedSession(Fake({"logits": np.zeros((1, 2))}), "int8", timeout_s).run(FEEDS)
     with pytest.raises(InputError, match="timeout is 0"):
-        Watched(Fake(), "int8", 0)
+        TimedSession(Fake(), "int8", 0)
 
 
 def test_a_variant_that_cannot_be_opened_stops_no_other() -> None:
@@ -99,22 +99,22 @@ def test_a_variant_that_cannot_be_opened_stops_no_other() -> None:
 
     with contextlib.ExitStack() as stack:
         openers = {"source": Fake, "int8": broken, "fp32": Fake}
-        sessions, failures = open_watched(openers, stack, required="source")
+        sessions, failures = open_timed(openers, stack, required="source")
         assert list(sessions) == ["source", "fp32"]
         assert failures == {"int8": "corrupt"}
         with pytest.raises(ContractError, match="corrupt"):
-            open_watched(openers, stack, required="int8")
+            open_timed(openers, stack, required="int8")
 
 
 def test_a_process_ends_while_an_engine_hangs() -> None:
     program = """
 import ctypes
 from albert_deploy.runtime.errors import MachineError
-from albert_deploy.validation.evaluate.timeout import Watched, hung
+from albert_deploy.validation.evaluate.timeout import TimedSession, hung
 class Hanging:
     engine, outputs = "native", ("logits",)
     def run(self, feeds): ctypes.CDLL(None).sleep(600)
-session = Watched(Hanging(), "int8", 0.2)
+session = TimedSession(Hanging(), "int8", 0.2)
 assert not hung()
 try:
     session.run({"input_ids": [[1]]})
