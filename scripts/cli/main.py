@@ -22,7 +22,6 @@ from albert_deploy.scripts.cli import bundle, engines, predict, release, serve, 
 _FLAGS = {
     "allow_few": "allow-few-samples",
     "allow_evaluation": "allow-evaluation-split",
-    "timeout_s": "timeout",
 }
 _EPILOG = "Exit codes:\n\n\b\n" + "\n".join(f"{c:>4}  {text}" for c, text in EXIT_CODES.items())
 

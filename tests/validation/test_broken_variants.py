@@ -336,6 +336,6 @@ def test_a_hung_engine_is_told_and_the_process_ends(
     assert done.stderr.rstrip("\n").split("\n")[-1].startswith("error: int8: ")
     report = _told(deployed, "int8", f"gave no answer within {limit} s")
     assert_documented(report)
-    assert "--timeout" in report["variants"]["int8"]["failure"]
+    assert "raise the timeout" in report["variants"]["int8"]["failure"]
     assert report["variants"]["fp32"]["verdict"] == "pass"
     assert not (deployed / "reports/.progress").exists()

@@ -77,7 +77,7 @@ class TimedSession:
         if outputs is None:
             self.failure = (
                 f"{self._name} ({self.engine}) gave no answer within {self._timeout_s:g} s{place}; "
-                "use another engine, or raise `timeout_s` if it is only slow"
+                "use another engine, or raise the timeout if it is only slow"
             )
             _hung.append(self)
             raise MachineError(self.failure)
