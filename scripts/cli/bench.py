@@ -6,9 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from albert_deploy.runtime.contract import VARIANTS
 from albert_deploy.scripts.cli import options
+
+# What --serving has no use for.
+_TIMING = ("threads", "repeats", "seconds")
 
 
 @click.command()
@@ -77,7 +81,9 @@ def bench(
     if tune and geometry is not None:
         raise click.UsageError("--tune goes with DIR, in whose manifest it is recorded")
     if serving:
-        others = (geometry, source, no_torch, tune, contenders, speedup, size)
+        asked = click.get_current_context().get_parameter_source
+        timing = [asked(name) is ParameterSource.COMMANDLINE for name in _TIMING]
+        others = (geometry, source, no_torch, tune, contenders, speedup, size, *timing)
         if directory is None or any(others):
             raise click.UsageError(
                 "--serving goes with DIR, --lengths, --dataset, --variants and --out alone"

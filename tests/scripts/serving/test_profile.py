@@ -327,7 +327,11 @@ def test_the_command_measures_and_records(
 
 
 @pytest.mark.parametrize(
-    "other", [("--tune",), ("--no-torch",), ("--contenders", "int8*"), ("--source", "x")]
+    "other",
+    [
+        *(("--tune",), ("--no-torch",), ("--contenders", "int8*"), ("--source", "x")),
+        *(("--threads", "2"), ("--repeats", "3"), ("--seconds", "5")),
+    ],
 )
 def test_with_it_nothing_else_is_measured(other: tuple[str, ...], cli: Any, exported: Path) -> None:
     result = cli("bench", exported, "--serving", *other)
