@@ -192,7 +192,7 @@ def test_over_long_texts_are_cut_unless_asked(read: Read, tmp_path: Path) -> Non
 def test_data_of_another_task_is_refused(read: Read, name: str, tmp_path: Path) -> None:
     other = {"sst2": "question-answering", "squad": "text-classification"}[name]
     config = CalibrationConfig(name=name, path=tmp_path)
-    with pytest.raises(InputError, match=rf"the model is for {other}; .*text=FILE"):
+    with pytest.raises(InputError, match=rf"the checkpoint is for {other}; .*text=FILE"):
         read(config, task=other)
 
 
