@@ -79,8 +79,10 @@ $(VENV)/.peers: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[peers]'
 	@touch $@
 
+GEOMETRIES ?= base xxlarge
 gpu-bench: install ## Measure PyTorch, ONNX Runtime and TensorRT on this GPU, for docs/performance
-	$(BIN)/python -m albert_deploy.scripts.cli.gpu_bench --models '$(OUT)/gpu-models' $(ARGS)
+	$(foreach geometry,$(GEOMETRIES),$(RUN) bench --gpu --random $(geometry) \
+		--models '$(OUT)/gpu-models' --out docs/performance $(ARGS) &&) true
 
 gpu-test: install ## Run the tests that need a GPU; without one they are skipped, with the reason
 	@$(BIN)/python -c 'from albert_deploy.runtime.trt.gpu import probe; found = probe(); \

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from albert_deploy.export.samples import SAMPLES
-from albert_deploy.export.samples.random import random_checkpoint
+from albert_deploy.export.samples.random import GEOMETRIES, random_checkpoint
 from albert_deploy.export.step import ExportConfig, export
 from albert_deploy.quantize.calibration.texts import CalibrationConfig
 from albert_deploy.quantize.step import QuantizeConfig, quantize
 from albert_deploy.runtime.contract import DEFAULT_VARIANTS
+from albert_deploy.runtime.errors import InputError
 from albert_deploy.runtime.manifest import read_manifest, write_json
+from albert_deploy.validation.bench import gpu
 from albert_deploy.validation.bench.bench import bench
 from albert_deploy.validation.bench.choose import (
     Requirement,
@@ -24,11 +27,17 @@ from albert_deploy.validation.bench.choose import (
     tuned,
     tuned_text,
 )
-from albert_deploy.validation.bench.interleave import BenchConfig
-from albert_deploy.validation.bench.report import plot, record, text
+from albert_deploy.validation.bench.config import BenchConfig
+from albert_deploy.validation.bench.contenders import fitting
+from albert_deploy.validation.bench.machine import gpu_machine, require_gpu, slug
+from albert_deploy.validation.bench.record import record, write_beside
+from albert_deploy.validation.bench.report import text
 
-# Those that an engine here computes in their own type, and the defaults.
+# Those that an engine of a processor computes in their own type, and the defaults.
 _CPU_VARIANTS = (*DEFAULT_VARIANTS, "int8-qdq")
+# Speed depends neither on the ranges, which so few texts do not tell well, nor on the rounding.
+_CALIBRATION_TEXTS = 8
+_STATIC: dict[str, Any] = {"rule": "minmax", "rounding": "nearest", "correct_bias": False}
 _Say = Callable[[str], None]
 
 
@@ -50,7 +59,7 @@ def bench_directory(
         tune: Record the quickest engine of each variant in the manifest; unless ``config`` names
             contenders, only what that needs is measured.
         pays: What is required of the variants, judged when all is written.
-        out: JSON file to write too.
+        out: See ``bench_random``.
         show: Called with the tables, before anything is written.
         note: Called with a line about each stage.
 
@@ -65,11 +74,12 @@ def bench_directory(
     """
     if tune and config.contenders is None:
         config = replace(config, contenders=tune_contenders(read_manifest(directory)), torch=False)
-    report = bench(directory, config, note=note)
+    place = _place(out, config, directory.name)
+    report = bench(directory, config, out=place, note=note)
     show(text(report))
     record(directory, report)
-    if out is not None:
-        write_json(out, report)
+    if place is not None:
+        write_beside(place, report)
     if tune:
         chosen = tuned(report)
         record_tuned(directory, chosen)
@@ -83,45 +93,95 @@ def bench_random(
     geometry: str,
     config: BenchConfig,
     *,
+    models: Path | None = None,
     pays: Requirement | None = None,
     out: Path | None = None,
     show: _Say = print,
     note: _Say = lambda _: None,
 ) -> dict[str, Any]:
-    """Measure an ALBERT classifier with random weights, made in a temporary folder.
+    """Measure an ALBERT classifier with random weights.
 
     Args:
         geometry: Key of ``GEOMETRIES``.
-        config: Options; its variants (None for the default ones) are made.
+        config: Options; its variants (None for those that the contenders need) are made.
+        models: Folder that keeps the model and its engines; None for a temporary one.
         pays: What is required of the variants, judged when all is written.
-        out: JSON file to write.
-        show: Called with the tables, before anything is written.
+        out: JSON file to write, with tables and a picture beside it; or a folder, in which it is
+            named after the machine and the model. See ``bench.bench`` on one that is there.
+        show: Called with the tables.
         note: Called with a line about each stage.
 
     Returns:
-        The report; its source names the geometry instead of the folder, which is gone.
+        The report; its source names the geometry instead of the folder.
 
     Raises:
         InputError: Unknown geometry.
         ContractError: An artifact breaks an invariant.
         PerformanceError: A variant does not pay.
-        MachineError: A package is missing or the disk is full.
+        MachineError: A package or the GPU is missing or the disk is full.
     """
-    with tempfile.TemporaryDirectory(prefix="albert-deploy-bench-") as folder:
-        checkpoint, directory = Path(folder) / "checkpoint", Path(folder) / "deployment"
-        note(f"making an ALBERT-{geometry} with random weights in {folder}")
-        random_checkpoint(geometry, out=checkpoint, seed=config.seed)
-        export(str(checkpoint), ExportConfig(), out=directory)
-        variants = _CPU_VARIANTS if config.variants is None else config.variants
-        # Its tokenizer is the sample's, and so are the texts; speed does not depend on them.
-        texts = CalibrationConfig(name="sst2", path=SAMPLES["sample-sst2"].data, samples=64)
-        quantize(directory, QuantizeConfig(variants=variants, calibration=texts), note=note)
-        report = bench(directory, config, note=note)
+    if config.on_gpu:
+        require_gpu()
+    place = _place(out, config, geometry)
+    with contextlib.ExitStack() as stack:
+        if models is None:
+            temporary = tempfile.TemporaryDirectory(prefix="albert-deploy-bench-")
+            models = Path(stack.enter_context(temporary))
+        directory = make_model(geometry, config, models, note=note)
+        report = bench(directory, config, out=place, note=note)
     report["source"]["path"] = f"ALBERT-{geometry} geometry, random weights"
     show(text(report))
-    if out is not None:
-        write_json(out, report)
-        plot(out.with_suffix(".svg"), report)
+    if place is not None:
+        write_json(place, report)
+        write_beside(place, report)
     if pays is not None:
         check_required(report, pays)
     return report
+
+
+def make_model(
+    geometry: str, config: BenchConfig, folder: Path, *, note: _Say = lambda _: None
+) -> Path:
+    """Make a model with random weights and the variants to be measured, or leave it as it is.
+
+    Args:
+        geometry: Key of ``GEOMETRIES``.
+        config: Options; its ``device``, ``contenders`` and ``variants`` say which variants.
+        folder: Where to: ``<geometry>`` and ``<geometry>-checkpoint``.
+        note: Called with a line about each stage.
+
+    Returns:
+        The deployment directory.
+
+    Raises:
+        InputError: Unknown geometry, or the folder holds something else.
+        ContractError: An artifact breaks an invariant.
+        MachineError: A package is missing or the disk is full.
+    """
+    if geometry not in GEOMETRIES:
+        raise InputError(f"unknown geometry {geometry!r}; use one of: {', '.join(GEOMETRIES)}")
+    directory, checkpoint = folder / geometry, folder / f"{geometry}-checkpoint"
+    # The tokenizer's settings are written last.
+    if not (checkpoint / "tokenizer_config.json").is_file():
+        note(f"making an ALBERT-{geometry} with random weights in {folder}")
+        random_checkpoint(geometry, out=checkpoint, seed=config.seed)
+    if not directory.exists():
+        export(str(checkpoint), ExportConfig(task="text-classification"), out=directory)
+    variants = config.variants or _CPU_VARIANTS
+    if config.on_gpu:
+        variants = gpu.files(fitting(list(gpu.CONTENDERS), config.contenders))
+    # Its tokenizer is the sample's, and so are the texts; speed does not depend on them.
+    sample = SAMPLES["sample-sst2"]
+    texts = CalibrationConfig(
+        name=sample.dataset, path=sample.data, samples=_CALIBRATION_TEXTS, allow_few=True
+    )
+    how = QuantizeConfig(variants=variants, calibration=texts, static=_STATIC)
+    quantize(directory, how, note=note)
+    return directory
+
+
+def _place(out: Path | None, config: BenchConfig, model: str) -> Path | None:
+    if out is None or out.suffix == ".json":
+        return out
+    where = slug(gpu_machine()["gpu"]["name"]) if config.on_gpu else "cpu"
+    return out / f"{where}-{model}.json"

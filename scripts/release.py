@@ -17,8 +17,8 @@ from albert_deploy.runtime.errors import InputError, PerformanceError
 from albert_deploy.runtime.manifest import file_record, read_manifest, write_manifest
 from albert_deploy.validation.bench.bench import bench
 from albert_deploy.validation.bench.choose import Requirement, check_required
-from albert_deploy.validation.bench.interleave import BenchConfig
-from albert_deploy.validation.bench.report import record
+from albert_deploy.validation.bench.config import BenchConfig
+from albert_deploy.validation.bench.record import record
 from albert_deploy.validation.data.table import DATASETS, check_fits
 from albert_deploy.validation.gate.gate import read_policy
 from albert_deploy.validation.report.report import write_texts

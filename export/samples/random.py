@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 
 import click
@@ -49,31 +48,24 @@ _COMMON = {
 }
 
 
-def random_checkpoint(
-    geometry: str,
-    *,
-    out: Path,
-    seed: int = 0,
-    geometries: Mapping[str, Mapping[str, int]] = GEOMETRIES,
-) -> None:
+def random_checkpoint(geometry: str, *, out: Path, seed: int = 0) -> None:
     """Save an ALBERT classifier with random weights and the sample's tokenizer.
 
     Args:
-        geometry: Key of ``geometries``.
+        geometry: Key of ``GEOMETRIES``.
         out: Folder to make.
         seed: Seed of the weights.
-        geometries: Fields of ``AlbertConfig`` by name.
 
     Raises:
         InputError: Unknown geometry.
     """
-    if geometry not in geometries:
-        raise InputError(f"unknown geometry {geometry!r}; use one of: {', '.join(geometries)}")
+    if geometry not in GEOMETRIES:
+        raise InputError(f"unknown geometry {geometry!r}; use one of: {', '.join(GEOMETRIES)}")
     import torch
     from transformers import AlbertConfig, AlbertForSequenceClassification
     from transformers.utils import logging
 
-    config = AlbertConfig(**_COMMON, **geometries[geometry])
+    config = AlbertConfig(**_COMMON, **GEOMETRIES[geometry])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = AlbertForSequenceClassification(config)

@@ -40,17 +40,14 @@ def latencies(
     from albert_deploy.validation.bench.interleave import time_interleaved
 
     row = sorted(trials.rows, key=lambda r: r.feeds["input_ids"].size)[len(trials.rows) // 2]
-    column = "typical"
     with contextlib.ExitStack() as stack:
         sessions = {}
         for index, trial in enumerate(front):
             path = trials.work / f"front-{index}.onnx"
             trials.write(trial.kept, path)
             sessions[str(index)] = stack.enter_context(trials.open(path, trial.engine, threads=1))
-        times = time_interleaved(
-            sessions, {column: [row.feeds]}, repeats=config.rounds, warmup=2, seconds=60.0
-        )
-    medians = [round(statistics.median(times[str(i)][column]), 4) for i in range(len(front))]
+        times = time_interleaved(sessions, [row.feeds], repeats=config.rounds, seconds=60.0)
+    medians = [round(statistics.median(times[str(i)].times_ms), 4) for i in range(len(front))]
     return int(row.feeds["input_ids"].shape[-1]), medians
 
 

@@ -133,6 +133,7 @@ def parse_dataset(text: str | None) -> Dataset | None:
 
 
 NAMES = _Parsed(lambda option, text: names(text, option))
+PATTERNS = _Parsed(lambda _, text: tuple(text.split(",")))
 NUMBERS = _Parsed(numbers)
 DATASET = _Parsed(lambda _, text: parse_dataset(text))
 COUNT = click.IntRange(min=1)
@@ -142,7 +143,6 @@ SECONDS = click.FloatRange(min=0, min_open=True)
 directory = click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
 SOURCE = "The checkpoint; by default where it was exported from."
 source = option("--source", default=None, help=SOURCE)
-lengths = option("--lengths", default="8,32,128,384", help="Tokens of a row, separated by commas.")
 LABELLED = (
     "Labelled data in its official layout, such as sst2=FOLDER or squad_v2=FILE; a wrong name "
     "lists all."

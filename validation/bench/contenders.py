@@ -1,5 +1,7 @@
 """Who runs in a bench: the source in PyTorch, each variant in each engine, and peers.
 
+What follows is of processors; who runs on a GPU is in ``gpu``.
+
 Names are ``MODEL@ENGINE``, with ``-bf16`` where OpenVINO is to run in it what a file leaves in
 float32. Ours are the variants other than fp32; an engine with the float32 graph is a peer, as it
 is what one has without a quantizer.
@@ -10,20 +12,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from albert_deploy.runtime.contract import VARIANTS, variant_named
 from albert_deploy.runtime.engines.table import ENGINES, open_session
 from albert_deploy.runtime.errors import AlbertDeployError, InputError, MachineError
 from albert_deploy.runtime.manifest import check_file, file_record
 from albert_deploy.runtime.session import Session
-from albert_deploy.validation.bench import peers, workload
-from albert_deploy.validation.bench.interleave import COMPILED, TORCH, Contender, label
+from albert_deploy.validation.bench import gpu, peers, workload
+from albert_deploy.validation.bench.config import BenchConfig
+from albert_deploy.validation.bench.interleave import Contender, label
 
-if TYPE_CHECKING:
-    from albert_deploy.validation.bench.interleave import BenchConfig
-
-
+TORCH, COMPILED = "torch", "torch-compile"
 DYNAMIC, NNCF = "quantize-dynamic@ort", "nncf-int8@openvino"
 BF16 = "-bf16"
 # Worth running so too; the precision of other variants is in their files.
@@ -32,12 +32,11 @@ _Say = Callable[[str], None]
 
 
 def names(variants: Sequence[str], patterns: Sequence[str] | None = None) -> list[str]:
-    """Return the names of all contenders, or of those that a pattern asks for, in their order.
+    """Return the names of all contenders on a processor, or of those that a pattern asks for.
 
     Args:
         variants: Variants that the directory holds.
-        patterns: Shell patterns of names, such as ``int8*@openvino``, or of what stands before
-            the ``@``; None for all.
+        patterns: See ``fitting``.
 
     Raises:
         InputError: A pattern fits none.
@@ -48,17 +47,28 @@ def names(variants: Sequence[str], patterns: Sequence[str] | None = None) -> lis
             every.append(f"{variant}@{engine}")
             if engine == "openvino" and variant in _ALSO_BF16:
                 every.append(f"{variant}@{engine}{BF16}")
-    every += [DYNAMIC, NNCF, f"{NNCF}{BF16}"]
-    if patterns is None:
-        return every
+    return fitting([*every, DYNAMIC, NNCF, f"{NNCF}{BF16}"], patterns)
+
+
+def fitting(every: Sequence[str], patterns: Sequence[str] | None) -> list[str]:
+    """Return the names that a pattern asks for, in their order.
+
+    Args:
+        every: Names of contenders.
+        patterns: Shell patterns of names, such as ``int8*@openvino``, or of what stands before
+            the ``@``; None for all.
+
+    Raises:
+        InputError: A pattern fits none.
+    """
     wanted: set[str] = set()
-    for pattern in patterns:
-        fitting = {
+    for pattern in ("*",) if patterns is None else patterns:
+        found = {
             n for n in every if fnmatchcase(n, pattern) or fnmatchcase(n.partition("@")[0], pattern)
         }
-        if not fitting:
+        if not found:
             raise InputError(f"no contender is called {pattern}; there are: {', '.join(every)}")
-        wanted |= fitting
+        wanted |= found
     return [n for n in every if n in wanted]
 
 
@@ -88,6 +98,9 @@ def contenders(
         ContractError: A file is not the one that the manifest records.
         MachineError: PyTorch was asked for by ``config.source`` and is not installed.
     """
+    if config.on_gpu:
+        chosen = fitting(list(gpu.CONTENDERS), config.contenders)
+        return _some(gpu.gpu_contenders(directory, manifest, config, chosen, remark=remark))
     variants = config.variants or tuple(n for n in VARIANTS if n in manifest["variants"])
     missing = [n for n in variants if n not in manifest["variants"]]
     if missing or not variants:
@@ -119,6 +132,10 @@ def contenders(
                 found.append(_variant(directory, manifest, name, threads=threads))
         except forgiven as error:
             remark(f"{label(name)}: left out, {error}")
+    return _some(found)
+
+
+def _some(found: list[Contender]) -> list[Contender]:
     if not found:
         raise InputError("no contender can run here; install an engine or choose other contenders")
     return found
@@ -153,7 +170,7 @@ def _compiled(manifest: Mapping[str, Any], config: BenchConfig) -> Contender:
     session = _reference(manifest, config.source)
     limit = int(manifest["contract"]["max_length"])
     rows = [workload.random_row(manifest, n, seed=0) for n in (limit // 2, limit // 4)]
-    seconds = peers.compile_reference(session, rows)
+    seconds = peers.compile_reference(session, rows, mode=config.compile_mode)
     return Contender(
         name=COMPILED,
         open=lambda: session,

@@ -79,12 +79,16 @@ def nncf_file(source: Path, target: Path, rows: Sequence[Feeds]) -> None:
         raise _cannot(error) from error
 
 
-def compile_reference(reference: Session, rows: Sequence[Feeds]) -> float:
+def compile_reference(
+    reference: Session, rows: Sequence[Feeds], *, mode: str | None = None
+) -> float:
     """Compile the PyTorch source in place with ``torch.compile``.
 
     Args:
         reference: Result of ``validation.evaluate.reference.open_reference``.
-        rows: Feeds to compile for; one graph serves all lengths.
+        rows: Feeds to compile for; one graph serves all lengths. Without any, it is compiled in
+            its first runs.
+        mode: Of ``torch.compile``; None is its default.
 
     Returns:
         Seconds it took, the first run included.
@@ -92,13 +96,18 @@ def compile_reference(reference: Session, rows: Sequence[Feeds]) -> float:
     Raises:
         MachineError: PyTorch cannot compile here, such as for lack of a C++ compiler.
     """
+    import torch._dynamo.config as limits
+
+    # Past the limit it would run eagerly without a word.
+    limits.recompile_limit = 64
+    limits.fail_on_recompile_limit_hit = True
     model: Any = getattr(reference, "model", None)
     start = time.perf_counter()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             # Without fixed lengths, or each of them would be compiled by itself.
-            model.compile(dynamic=True)
+            model.compile(dynamic=True, mode=mode)
             for feeds in rows:
                 reference.run(feeds)
     # The compiler raises whatever it meets.

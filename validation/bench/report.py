@@ -1,254 +1,233 @@
-"""The bench's results as tables, JSON and a picture."""
+"""The bench's results as tables for people."""
 
 from __future__ import annotations
 
-import io
-import statistics
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
-
-from albert_deploy.runtime.engines.table import choose_engine
-from albert_deploy.runtime.manifest import (
-    REPORTS,
-    file_record,
-    read_manifest,
-    write_json,
-    write_manifest,
-    writing,
-)
-from albert_deploy.validation.bench.interleave import TORCH
 from albert_deploy.validation.bench.machine import describe
 from albert_deploy.validation.tables import markdown_table
 
+MISSING = "-"
 _STATISTICS = {"median": "median", "min": "minimum"}
+_Json = Mapping[str, Any]
+_Show = Callable[[_Json], str | None]
 
 
-def record(directory: Path, report: dict[str, Any]) -> tuple[Path, Path]:
-    """Write ``reports/bench.json`` and ``bench.svg`` and enter them in the manifest.
-
-    Each variant's entry gets its latency in the engine that runs it, which a later validation
-    shows and holds against the policy.
-
-    Raises:
-        InputError: The directory cannot be written.
-        MachineError: The disk is full.
-    """
-    folder = directory / REPORTS
-    paths = folder / "bench.json", folder / "bench.svg"
-    write_json(paths[0], report)
-    plot(paths[1], report)
-    # Read now: the bench took minutes, in which another step may have written it.
-    manifest = read_manifest(directory)
-    for path in paths:
-        manifest["files"][str(path.relative_to(directory))] = file_record(path)
-    for name, latency in latencies(manifest, report).items():
-        manifest["variants"][name]["latency"] = latency
-    manifest["steps"]["bench"] = {
-        "threads": report["threads"],
-        "rounds": [run["rounds"] for run in report["runs"]],
-    }
-    write_manifest(directory, manifest)
-    return paths
+def title(report: _Json) -> str:
+    """Return what was measured on what, in a line."""
+    machine = report["machine"]
+    return f"{report['source']['path']} on {machine.get('gpu', {}).get('name') or machine['cpu']}"
 
 
-def latencies(
-    manifest: dict[str, Any], report: Mapping[str, Any]
-) -> dict[str, dict[str, float | int]]:
-    """Return the latency of each variant that was timed in the engine that it runs in.
-
-    The first number of threads and the last column stand for it: the real rows of a data set
-    where there is one, else the longest rows.
-
-    Returns:
-        By variant ``median_ms``, ``p95_ms``, ``batch``, ``tokens`` (mean), ``threads`` and
-        ``runs``.
-    """
-    run, column = report["runs"][0], list(report["columns"])[-1]
-    tokens = statistics.fmean(report["columns"][column]["tokens"])
-    found = {}
-    for name, contender in report["contenders"].items():
-        variant = contender["variant"]
-        if variant not in manifest["variants"] or name not in run["contenders"]:
-            continue
-        file = manifest["files"][manifest["variants"][variant]["file"]]
-        if contender["sha256"] != file["sha256"]:
-            continue  # It was made again while the bench ran.
-        if contender["engine"] != choose_engine(manifest, variant):
-            continue
-        times = run["contenders"][name]["latency"][column]["times_ms"]
-        found[variant] = {
-            "median_ms": statistics.median(times),
-            "p95_ms": float(np.percentile(times, 95)),
-            "batch": report["batch"],
-            "tokens": round(tokens),
-            "threads": run["threads"],
-            "runs": len(times),
-        }
-    return found
-
-
-def text(report: dict[str, Any]) -> str:
+def text(report: _Json) -> str:
     """Return the machine, the tables of each run, and what to know about them."""
+    batches = ", ".join(map(str, report["settings"]["batches"]))
     lines = [
-        f"{report['source']['path']} ({report['task']}), batch 1",
+        f"{report['source']['path']} ({report['task']}), batch {batches}",
         describe(report["machine"]),
     ]
-    for name, column in report["columns"].items():
-        if len(column["tokens"]) > 1:
-            shortest, longest = column["tokens"][0], column["tokens"][-1]
-            lines.append(
-                f"{name}: mean of {len(column['tokens'])} texts of {shortest} to {longest} tokens"
-            )
+    if (after := report.get("after", {})).get("sm_clock_mhz") is not None:
+        hot = _number(after["temperature_c"], ".0f")
+        lines.append(f"after the last run: {after['sm_clock_mhz']:.0f} MHz, {hot} °C")
+    if not report["complete"]:
+        lines.append("Not complete: the run was ended; the same command goes on where it was.")
+    lines += [_texts_line(c) for c in report["columns"].values() if len(c["tokens"]) > 1]
     for run in report["runs"]:
         lines += ["", *_run_lines(report, run)]
-    lines += [
-        *report["notes"],
-        "ORT: ONNX Runtime, quantize_dynamic its own INT8. fp32 is the exported graph without a "
-        "quantizer, which is a peer of the other variants. bf16: OpenVINO runs in it what a file "
-        "leaves in float32.",
-        "load: median ms from file to session, without imports; of a variant with its SHA-256 "
-        "check. torch.compile: the one compilation and its first runs.",
-    ]
-    if TORCH in report["contenders"]:
-        lines.append("torch: MB of its unique float32 parameters.")
+    lines += [*report["notes"], *_explained(report)]
     return "\n".join(lines)
 
 
-def _run_lines(report: dict[str, Any], run: dict[str, Any]) -> list[str]:
-    base = report["contenders"][report["baseline"]]["label"]
-    title = f"{_threads(report, run)}, {run['rounds']} interleaved rounds"
+def _texts_line(column: _Json) -> str:
+    if column["batch"] == 1:
+        shortest, longest = column["tokens"][0], column["tokens"][-1]
+        texts = f"mean of {len(column['tokens'])} texts of {shortest} to {longest} tokens"
+        return f"{column['label']}: {texts}"
+    mean = column["real_tokens"] / column["texts"]
+    line = (
+        f"{column['label']}: {column['texts']} texts of {mean:.0f} tokens on average, "
+        f"{column['batch']} to a batch; {column['padding']:.2f} of the real tokens are computed"
+    )
+    if column["edges"]:
+        fixed = column["texts"] * column["edges"][-1] / column["real_tokens"]
+        line += f", all padded to {column['edges'][-1]} would be {fixed:.2f}; buckets end at "
+        line += ", ".join(map(str, column["edges"]))
+    return line
+
+
+def _run_lines(report: _Json, run: _Json) -> list[str]:
     lines = []
-    for which, word in _STATISTICS.items():
-        lines += [f"{title}: {word} ms per row, and times as fast as {base} / as the best peer", ""]
-        lines += [table(report, run, which), ""]
+    heading = run_title(report, run)
+    if report["baseline"] is not None:
+        base = report["contenders"][report["baseline"]]["label"]
+        for which, word in _STATISTICS.items():
+            lines += [f"{heading}: {word} ms, and times as fast as {base} / as the best peer", ""]
+            lines += tables(report, run, which)
     if run["best_peer"]:
         best = (
-            f"{report['columns'][column]['label']}: {report['contenders'][name]['label']}"
+            f"{_column_label(report, column)}: {report['contenders'][name]['label']}"
             for column, name in run["best_peer"].items()
         )
         lines += [f"best peer at {'; '.join(best)}", ""]
+    for what, show in _MORE:
+        if batched(report) and (found := grid(report, run, show)):
+            lines += [f"{heading}: {what}", "", *found]
     if run["peaks"]:
         measured = ", ".join(
             f"{data_type} {peak['gops']:.0f} ({peak['by']})"
             for data_type, peak in run["peaks"].items()
         )
         lines += [
-            f"{title}: GOPS of the matrix products, and % of the peak of their data type",
+            f"{heading}: GOPS of the matrix products, and % of the peak of their data type",
             f"peaks measured in this run, GOPS: {measured}",
             "",
-            share_table(report, run),
-            "",
+            *grid(report, run, _share, ("peak", lambda c, _: c["data_type"])),
         ]
+    for name, row in run["contenders"].items():
+        for column, cell in row["latency"].items():
+            if cell["error"] is not None:
+                words = report["contenders"][name]["label"], _column_label(report, column)
+                lines.append(f"failed: {words[0]}, {words[1]}: {cell['error']}")
     return lines
 
 
-def table(report: dict[str, Any], run: dict[str, Any], which: str = "median") -> str:
-    """Return one row per contender in GitHub's Markdown.
+def run_title(report: _Json, run: _Json) -> str:
+    """Return what a run was on, and of how many rounds."""
+    if "gpu" in report["machine"]:
+        on = "GPU"
+    else:
+        count = run["threads"] or report["machine"]["cores"]
+        on = f"{count} thread{'s' if count > 1 else ''}"
+    rounds = [
+        len(cell["times_ms"])
+        for row in run["contenders"].values()
+        for cell in row["latency"].values()
+        if cell["error"] is None
+    ]
+    least, most = min(rounds, default=0), max(rounds, default=0)
+    return f"{on}, {least if least == most else f'{least} to {most}'} interleaved rounds"
+
+
+def batched(report: _Json) -> bool:
+    """Tell whether more than batch 1 was measured."""
+    return any(column["batch"] > 1 for column in report["columns"].values())
+
+
+def tables(report: _Json, run: _Json, which: str = "median") -> list[str]:
+    """Return for each batch a table of one row per contender in GitHub's Markdown, as lines.
 
     Args:
-        report: Result of ``latency.bench``.
+        report: Result of ``bench.bench``.
         run: An entry of its ``runs``.
         which: ``median`` or ``min``.
     """
-    headers = ["", "MB", "load ms", *(c["label"] for c in report["columns"].values())]
-    rows = []
-    for name, row in run["contenders"].items():
-        contender = report["contenders"][name]
-        cells = []
-        for cell in row["latency"].values():
-            ratios = [cell[f"ratio_{which}"], cell[f"peer_ratio_{which}"]]
-            shown = " / ".join(f"{ratio:.2f}x" for ratio in ratios if ratio is not None)
-            cells.append(f"{_digits(cell[f'{which}_ms'])} ({shown})")
-        size = f"{contender['bytes'] / 1e6:.2f}"
-        rows.append([contender["label"], size, _digits(row["load_ms"]), *cells])
-    return _markdown(headers, rows)
 
-
-def share_table(report: dict[str, Any], run: dict[str, Any]) -> str:
-    """Return one row per contender: what share of the machine's peak it reaches."""
-    headers = ["", "peak", *(c["label"] for c in report["columns"].values())]
-    rows = []
-    for name, row in run["contenders"].items():
-        contender = report["contenders"][name]
-        cells = [
-            "" if c["peak_share"] is None else f"{c['gops']:.0f} ({c['peak_share']:.0%})"
-            for c in row["latency"].values()
-        ]
-        rows.append([contender["label"], contender["data_type"], *cells])
-    return _markdown(headers, rows)
-
-
-def plot(path: Path, report: dict[str, Any]) -> None:
-    """Draw latency over length, and how many times as fast as the baseline each one is.
-
-    One row of pictures for each number of threads. Ours are drawn in full, peers dashed.
-    """
-    from matplotlib.figure import Figure
-
-    runs = report["runs"]
-    figure = Figure(figsize=(13, 5.2 * len(runs)), layout="constrained")
-    axes = figure.subplots(len(runs), 2, squeeze=False)
-    for (left, right), run in zip(axes, runs, strict=True):
-        _plot_run(left, right, report, run)
-    figure.suptitle(report["machine"]["cpu"], fontsize=10)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="svg")
-    with writing(path) as file:
-        file.write(buffer.getvalue())
-
-
-def _plot_run(left: Any, right: Any, report: dict[str, Any], run: dict[str, Any]) -> None:
-    from matplotlib import colormaps
-    from matplotlib.ticker import NullLocator, ScalarFormatter
-
-    lengths = report["lengths"]
-    columns = report["columns"]
-    width = 0.85 / len(run["contenders"])
-    colours = colormaps["tab20"]
-    for index, (name, row) in enumerate(run["contenders"].items()):
-        contender = report["contenders"][name]
-        colour = colours(index % colours.N)
-        left.plot(
-            lengths,
-            [row["latency"][str(n)]["median_ms"] for n in lengths],
-            color=colour,
-            linestyle="-" if contender["ours"] else "--",
-            marker="o",
-            markersize=4,
-            label=f"{contender['label']}, {contender['bytes'] / 1e6:.1f} MB",
+    def show(cell: _Json) -> str:
+        ratios = [cell[f"ratio_{which}"], cell[f"peer_ratio_{which}"]]
+        shown = " / ".join(f"{ratio:.2f}x" for ratio in ratios if ratio is not None)
+        return (
+            f"{_digits(cell[f'{which}_ms'])} ({shown})" if shown else _digits(cell[f"{which}_ms"])
         )
-        places = [
-            i + (index - (len(run["contenders"]) - 1) / 2) * width for i in range(len(columns))
+
+    extra: list[_Extra] = [
+        ("MB", lambda c, _: MISSING if c["bytes"] is None else f"{c['bytes'] / 1e6:.2f}"),
+        ("load ms", lambda _, row: _digits(row["load_ms"])),
+    ]
+    if any("difference" in row for row in run["contenders"].values()):
+        extra.append(("difference", lambda _, row: _number(row.get("difference"), ".1e")))
+    return grid(report, run, show, *extra)
+
+
+_Extra = tuple[str, Callable[[_Json, _Json], str]]
+
+
+def grid(report: _Json, run: _Json, show: _Show, *extra: _Extra) -> list[str]:
+    """Return tables of contenders and columns, one for each batch, as lines; none if all is empty.
+
+    Args:
+        report: Result of ``bench.bench``.
+        run: An entry of its ``runs``.
+        show: What is shown of a cell; None where there is nothing to say.
+        extra: Columns before those: header, and what is shown of a contender and of its row.
+    """
+    lines: list[str] = []
+    for batch in sorted({column["batch"] for column in report["columns"].values()}):
+        columns = {n: c for n, c in report["columns"].items() if c["batch"] == batch}
+        rows, told = [], False
+        for name, row in run["contenders"].items():
+            cells = []
+            for column in columns:
+                cell = row["latency"].get(column)
+                shown = None if cell is None else "failed" if cell["error"] else show(cell)
+                told = told or shown is not None
+                cells.append(MISSING if shown is None else shown)
+            contender = report["contenders"][name]
+            rows.append([contender["label"], *(of(contender, row) for _, of in extra), *cells])
+        if not told:
+            continue
+        first = f"batch {batch}" if batched(report) else ""
+        headers = [first, *(head for head, _ in extra), *(c["label"] for c in columns.values())]
+        lines += [_markdown(headers, rows), ""]
+    return lines
+
+
+def _share(cell: _Json) -> str | None:
+    if cell["peak_share"] is None:
+        return None
+    return f"{cell['gops']:.0f} ({cell['peak_share']:.0%})"
+
+
+def _far(cell: _Json) -> str | None:
+    shown = [_number(cell[f"p{p}_ms"], ".3g") for p in (90, 99)]
+    return None if shown == [MISSING, MISSING] else " / ".join(shown)
+
+
+def _scaled(key: str, unit: float, how: str) -> _Show:
+    return lambda cell: None if cell[key] is None else format(cell[key] / unit, how)
+
+
+# Told where batches were measured.
+_MORE: tuple[tuple[str, _Show], ...] = (
+    ("90th / 99th percentile, ms", _far),
+    ("median ms on the device alone, without copies", _scaled("device_median_ms", 1, ".3g")),
+    ("texts per second", _scaled("samples_per_s", 1, ",.0f")),
+    ("memory on the device, MB", _scaled("memory_bytes", 1e6, ",.0f")),
+)
+
+
+def _explained(report: _Json) -> list[str]:
+    lines = [
+        "ORT: ONNX Runtime, quantize_dynamic its own INT8. fp32 is the exported graph without a "
+        "quantizer, which is a peer of the other variants. bf16: OpenVINO runs in it what a file "
+        "leaves in float32.",
+        "load: median ms from file to session, without imports; of a variant with its SHA-256 "
+        "check. torch.compile: the one compilation and its first runs.",
+    ]
+    if "gpu" in report["machine"]:
+        lines = [
+            "Times are from arrays on the host to logits on the host, copies included. Memory is "
+            "what the process holds on the GPU for the contender, libraries' workspaces included. "
+            "difference: |logits - float32 logits| / |float32 logits| on random token ids; it "
+            "tells that the same model was computed. load: of TensorRT with its build."
         ]
-        heights = [cell["ratio_median"] for cell in row["latency"].values()]
-        hatch = None if contender["ours"] else "//"
-        right.bar(places, heights, width, color=colour, hatch=hatch, edgecolor="white")
-    left.set(xscale="log", yscale="log", xlabel="tokens", ylabel="median ms, batch 1")
-    left.set_title(f"{_threads(report, run)}, {run['rounds']} interleaved rounds", fontsize=9)
-    left.set_xticks(lengths)
-    for axis in (left.xaxis, left.yaxis):
-        axis.set_major_formatter(ScalarFormatter())
-    left.xaxis.set_minor_locator(NullLocator())
-    left.grid(visible=True, which="both", alpha=0.2)
-    left.legend(fontsize=7)
-    right.axhline(1, color="black", linewidth=0.8)
-    right.set_xticks(range(len(columns)), [column["label"] for column in columns.values()])
-    base = report["contenders"][report["baseline"]]["label"]
-    right.set(ylabel=f"times as fast as {base}")
-    right.grid(visible=True, axis="y", alpha=0.3)
+    if "torch" in report["contenders"]:
+        lines.append("torch: MB of its unique float32 parameters.")
+    return lines
 
 
-def _threads(report: dict[str, Any], run: dict[str, Any]) -> str:
-    count = run["threads"] or report["machine"]["cores"]
-    return f"{count} thread{'s' if count > 1 else ''}"
+def _column_label(report: _Json, name: str) -> str:
+    column = report["columns"][name]
+    label: str = column["label"]
+    return f"{label}, batch {column['batch']}" if batched(report) else label
 
 
 def _markdown(headers: list[str], rows: list[list[str]]) -> str:
-    align = ["left", *["right"] * (len(headers) - 1)]
-    return markdown_table(rows, headers, align)
+    return markdown_table(rows, headers, ["left", *["right"] * (len(headers) - 1)])
+
+
+def _number(value: float | None, how: str) -> str:
+    return MISSING if value is None else format(value, how)
 
 
 def _digits(ms: float) -> str:

@@ -1,10 +1,8 @@
 import json
 import re
 import statistics
-from contextlib import ExitStack
 
 import pytest
-import torch
 from click.testing import CliRunner
 
 from albert_deploy.export.samples.random import GEOMETRIES, random_checkpoint
@@ -16,25 +14,16 @@ from albert_deploy.runtime.manifest import is_intact, read_manifest, write_manif
 from albert_deploy.scripts import bench as command
 from albert_deploy.scripts.bench import bench_directory, bench_random
 from albert_deploy.scripts.cli.main import cli
-from albert_deploy.validation.bench.bench import add_shares, bench, summarize
-from albert_deploy.validation.bench.interleave import (
-    LEAST_ROUNDS,
-    BenchConfig,
-    Contender,
-    load_interleaved,
-    rotated,
-    time_interleaved,
-    torch_threads,
-)
-from albert_deploy.validation.bench.machine import describe, machine
-from albert_deploy.validation.bench.report import latencies, record, table, text
-from albert_deploy.validation.bench.workload import fitting_lengths, random_row
+from albert_deploy.validation.bench.bench import add_ratios, add_shares, bench
+from albert_deploy.validation.bench.config import BenchConfig
+from albert_deploy.validation.bench.record import latencies, record
+from albert_deploy.validation.bench.report import tables, text
 
 ALL = ["torch", "fp32@ort", "fp32@openvino", "fp16@ort", "int8@ort", "quantize-dynamic@ort"]
 TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 QUICK = BenchConfig(
     lengths=(8, 32, 128),
-    dataset=("sst2", None),
+    datasets=(("sst2", None),),
     dataset_rows=3,
     threads=(1, 0),
     repeats=3,
@@ -44,41 +33,6 @@ QUICK = BenchConfig(
     peak_seconds=0.001,
 )
 OURS = {"repeats": 1, "loads": 1, "contenders": ("*@ort",), "peak_seconds": 0}
-
-
-class Clock:
-    """Seconds that pass only when a fake session works."""
-
-    def __init__(self):
-        self.now = 0.0
-
-    def __call__(self):
-        return self.now
-
-
-class FakeSession:
-    outputs = ("logits",)
-
-    def __init__(self, name, clock, seconds, log):
-        self.name, self.clock, self.seconds, self.log = name, clock, seconds, log
-
-    def run(self, feeds):
-        self.log.append((self.name, feeds))
-        self.clock.now += self.seconds * feeds
-        return {}
-
-    def close(self):
-        self.log.append((self.name, "close"))
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.close()
-
-
-def fakes(speeds, clock, log):
-    return {name: FakeSession(name, clock, seconds, log) for name, seconds in speeds.items()}
 
 
 @pytest.fixture(scope="module")
@@ -194,7 +148,7 @@ def test_text_shows_all_of_it(report):
 
 def test_table_holds_rounded_numbers(report):
     run = report["runs"][0]
-    head, _, *rows = table(report, run, "min").splitlines()
+    head, _, *rows = tables(report, run, "min")[0].splitlines()
     assert [cell.strip() for cell in head.split("|")[2:-1]] == [
         "MB",
         "load ms",
@@ -256,156 +210,6 @@ def test_bench_writes_nothing_into_directory(directory):
     assert state() == before
 
 
-def test_torch_threads_are_restored(directory):
-    torch.set_num_threads(2)
-    try:
-        bench(directory, BenchConfig(lengths=(8,), **(OURS | {"contenders": ("torch",)})))
-        assert torch.get_num_threads() == 2
-        with torch_threads(1):
-            assert torch.get_num_threads() == 1
-    finally:
-        torch.set_num_threads(1)
-
-
-def test_turns_rotate():
-    clock, log = Clock(), []
-    sessions = fakes({"a": 1.0, "b": 2.0, "c": 3.0}, clock, log)
-    rows = {"short": [1], "data": [10, 30]}
-    times = time_interleaved(sessions, rows, repeats=3, warmup=1, seconds=1e9, clock=clock)
-    # Each turn is an untimed run of the column's first row, then those that count.
-    orders = ["abc", "bca", "cab", "abc"]
-    runs = {"short": [1, 1], "data": [10, 10, 30]}
-    assert log == [
-        (name, n) for order in orders for column in rows for name in order for n in runs[column]
-    ]
-    assert times == {
-        "a": {"short": [1e3] * 3, "data": [2e4] * 3},
-        "b": {"short": [2e3] * 3, "data": [4e4] * 3},
-        "c": {"short": [3e3] * 3, "data": [6e4] * 3},
-    }
-
-
-def test_no_round_starts_after_the_time_is_up():
-    for seconds, rounds in ((0, LEAST_ROUNDS), (19.5, 9), (1e9, 20)):
-        clock = Clock()
-        sessions = fakes({"a": 1.0}, clock, [])
-        times = time_interleaved(
-            sessions, {"1": [1]}, repeats=20, warmup=1, seconds=seconds, clock=clock
-        )
-        assert len(times["a"]["1"]) == rounds
-
-
-def test_loads_rotate_and_only_the_last_stays_open():
-    clock, log = Clock(), []
-
-    def contender(name, seconds):
-        def load():
-            clock.now += seconds
-            log.append((name, "open"))
-            return FakeSession(name, clock, seconds, log)
-
-        return Contender(name=name, open=load, bytes=1, sha256="")
-
-    with ExitStack() as stack:
-        found = [contender("a", 0.1), contender("b", 0.2)]
-        sessions, times = load_interleaved(found, 2, stack, clock=clock)
-        assert list(sessions) == ["a", "b"]
-        assert times == {"a": [100, 100], "b": [200, 200]}
-        opened = [name for name, what in log if what == "open"]
-        assert opened == list("abbaab")
-        assert log[-2:] == [("a", "open"), ("b", "open")]
-    assert log[-2:] == [("b", "close"), ("a", "close")]
-
-
-def test_what_takes_minutes_to_load_is_opened_once():
-    log = []
-
-    def load():
-        log.append("open")
-        return FakeSession("a", Clock(), 1, log)
-
-    found = [Contender(name="a", open=load, bytes=1, sha256="", load_ms=5000.0)]
-    with ExitStack() as stack:
-        _, times = load_interleaved(found, 3, stack)
-        assert log == ["open"]
-    assert times == {"a": [5000.0]}
-
-
-def fake_contender(name, variant=None, **fields):
-    return Contender(name=name, open=lambda: None, bytes=1, sha256="", variant=variant, **fields)
-
-
-def test_summary_is_relative_to_the_first_and_to_the_best_peer():
-    found = [
-        fake_contender("torch"),
-        fake_contender("fp32@ort", "fp32"),
-        fake_contender("int8@ort", "int8"),
-    ]
-    times = {
-        "torch": {"8": [40.0, 50.0, 90.0]},
-        "fp32@ort": {"8": [20.0, 40.0, 41.0]},
-        "int8@ort": {"8": [10.0, 20.0, 30.0]},
-    }
-    loads = {"torch": [1.0, 2.0, 9.0], "fp32@ort": [3.0], "int8@ort": [3.0]}
-    summary = summarize(found, loads, times)
-    rows = summary["contenders"]
-    assert rows["torch"]["load_ms"] == 2
-    assert summary["best_peer"] == {"8": "fp32@ort"}
-    cell = rows["int8@ort"]["latency"]["8"]
-    assert (cell["median_ms"], cell["min_ms"]) == (20, 10)
-    assert (cell["ratio_median"], cell["ratio_min"]) == (2.5, 4)
-    assert (cell["peer_ratio_median"], cell["peer_ratio_min"]) == (2, 2)
-    alone = summarize(found[2:], loads, times)
-    assert alone["best_peer"] == {}
-    assert alone["contenders"]["int8@ort"]["latency"]["8"]["peer_ratio_min"] is None
-
-
-def test_shares_are_of_the_peak_of_the_own_data_type():
-    found = {
-        "torch": fake_contender("torch"),
-        "int8@ort": fake_contender("int8@ort", "int8", data_type="int8"),
-        "fp32@openvino-bf16": fake_contender("fp32@openvino-bf16", "fp32", data_type="bf16"),
-    }
-    run = {
-        "peaks": {"int8": {"gops": 400.0}, "f32": {"gops": 100.0}},
-        "contenders": {n: {"latency": {"8": {"median_ms": 10.0}}} for n in found},
-    }
-    add_shares(run, found, {"8": 5e8})
-    cells = {name: row["latency"]["8"] for name, row in run["contenders"].items()}
-    assert [cell["gops"] for cell in cells.values()] == [50.0, 50.0, 50.0]
-    assert [cell["peak_share"] for cell in cells.values()] == [0.5, 0.125, None]
-    add_shares(run, found, {})
-    assert cells["torch"]["gops"] is cells["torch"]["peak_share"] is None
-
-
-def test_rotation():
-    assert [rotated("abc", n) for n in range(4)] == [list(s) for s in ("abc", "bca", "cab", "abc")]
-
-
-def test_lengths_are_split_at_the_limit():
-    assert fitting_lengths((128, 8, 64, 8), 64) == ((8, 64), (128,))
-    with pytest.raises(InputError, match="at most 64 tokens: pass shorter"):
-        fitting_lengths((65,), 64)
-
-
-@pytest.mark.parametrize(
-    ("axes", "shape"),
-    [(["batch", "sequence"], (1, 5)), (["batch", "choices", "sequence"], (1, 2, 5))],
-)
-def test_random_row_is_full_and_repeatable(axes, shape):
-    manifest = {
-        "contract": {"inputs": [{"axes": axes}]},
-        "source": {"config": {"vocab_size": 7}},
-    }
-    row, again = (random_row(manifest, 5, seed=3) for _ in range(2))
-    for name, values in row.items():
-        assert values.shape == shape
-        assert values.dtype == "int64"
-        assert (values == again[name]).all()
-    assert row["attention_mask"].all()
-    assert 0 <= row["input_ids"].min() <= row["input_ids"].max() < 7
-
-
 @pytest.mark.parametrize(
     "settings",
     [
@@ -416,7 +220,9 @@ def test_random_row_is_full_and_repeatable(axes, shape):
         {"dataset_rows": 0},
         {"peak_seconds": -1.0},
         {"repeats": 0},
-        {"loads": 0},
+        {"loads": -1},
+        {"batches": ()},
+        {"batches": (0,)},
         {"warmup": -1},
         {"seconds": -1.0},
         {"variants": ("int3",)},
@@ -425,6 +231,46 @@ def test_random_row_is_full_and_repeatable(axes, shape):
 def test_bad_configuration_is_refused(settings):
     with pytest.raises(InputError):
         BenchConfig(**settings)
+
+
+def cell(median, least=0.0):
+    return {"error": None, "median_ms": median, "min_ms": least or median}
+
+
+def test_ratios_are_to_the_baseline_and_to_the_best_peer():
+    cells = {
+        "torch": cell(50.0, 40.0),
+        "fp32@ort": cell(40.0, 20.0),
+        "int8@ort": cell(20.0, 10.0),
+        "bad": {"error": "no"},
+    }
+    assert add_ratios(cells, "torch", ["torch", "fp32@ort", "bad"]) == "fp32@ort"
+    found = cells["int8@ort"]
+    assert (found["ratio_median"], found["ratio_min"]) == (2.5, 4)
+    assert (found["peer_ratio_median"], found["peer_ratio_min"]) == (2, 2)
+    assert cells["bad"] == {"error": "no"}
+    alone = {"int8@ort": cell(20.0)}
+    assert add_ratios(alone, "torch", []) is None
+    assert alone["int8@ort"]["ratio_min"] is alone["int8@ort"]["peer_ratio_min"] is None
+
+
+def test_shares_are_of_the_peak_of_the_own_data_type():
+    kinds = {"torch": "f32", "int8@ort": "int8", "fp32@openvino-bf16": "bf16"}
+    run = {
+        "peaks": {"int8": {"gops": 400.0}, "f32": {"gops": 100.0}},
+        "contenders": {n: {"latency": {"8": cell(10.0)}} for n in kinds},
+    }
+    report = {
+        "contenders": {name: {"data_type": kind} for name, kind in kinds.items()},
+        "columns": {"8": {"operations": 5e8}},
+    }
+    add_shares(run, report)
+    cells = {name: row["latency"]["8"] for name, row in run["contenders"].items()}
+    assert [c["gops"] for c in cells.values()] == [50.0, 50.0, 50.0]
+    assert [c["peak_share"] for c in cells.values()] == [0.5, 0.125, None]
+    report["columns"]["8"]["operations"] = None
+    add_shares(run, report)
+    assert cells["torch"]["gops"] is cells["torch"]["peak_share"] is None
 
 
 def test_source_that_is_gone_is_left_out(directory, tmp_path):
@@ -491,6 +337,10 @@ def test_command_prints_and_writes(directory, tmp_path, monkeypatch):
         ["--random", "base", "--tune"],
         ["DIR", "--source", "x", "--no-torch"],
         ["--random", "base", "--source", "x"],
+        ["DIR", "--models", "x"],
+        ["--random", "base", "--prepare"],
+        ["DIR", "--gpu", "--tune"],
+        ["DIR", "--gpu", "--threads", "2"],
     ],
 )
 def test_wrong_usage(arguments):
@@ -524,15 +374,6 @@ def test_random_weights_in_a_geometry(tmp_path, monkeypatch):
 def test_unknown_geometry_lists_the_known(tmp_path):
     with pytest.raises(InputError, match="'huge'; use one of: base, large, xlarge, xxlarge"):
         random_checkpoint("huge", out=tmp_path / "x")
-
-
-def test_machine_is_described():
-    known = machine()
-    assert known["cpu"]
-    assert known["cores"] >= 1
-    assert known["versions"]["onnxruntime"]
-    assert describe(known | {"load_average": 1.5}).endswith("load average 1.5 at the start")
-    assert "load average" not in describe(known | {"load_average": None})
 
 
 def copy_directory(source, target):
