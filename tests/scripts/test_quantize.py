@@ -18,7 +18,7 @@ from albert_deploy.scripts import release as steps
 from albert_deploy.scripts.cli.main import main
 from albert_deploy.scripts.release import FAILED_SUFFIX
 from albert_deploy.validation.bench import bench as latency
-from albert_deploy.validation.bench.interleave import BenchConfig
+from albert_deploy.validation.bench.config import BenchConfig
 
 if TYPE_CHECKING:
     from tests.scripts.conftest import Cli
