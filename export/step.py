@@ -11,13 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from albert_deploy.export.checkpoint import Loaded, load_model
 from albert_deploy.export.source import Source, find_checkpoint, identify_task
-from albert_deploy.runtime.contract import (
-    FAMILIES,
-    TASKS,
-    VARIANTS,
-    input_specs,
-    output_specs,
-)
+from albert_deploy.runtime.contract import FAMILIES, TASKS, VARIANTS, input_specs, output_specs
 from albert_deploy.runtime.directory import check_replaceable, publish, staged
 from albert_deploy.runtime.errors import InputError
 from albert_deploy.runtime.manifest import (

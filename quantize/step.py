@@ -8,12 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from albert_deploy.runtime.contract import (
-    DEFAULT_VARIANTS,
-    VARIANTS,
-    TensorSpec,
-    variant_named,
-)
+from albert_deploy.runtime.contract import DEFAULT_VARIANTS, VARIANTS, TensorSpec, variant_named
 from albert_deploy.runtime.errors import AccuracyError, InputError
 from albert_deploy.runtime.manifest import (
     check_file,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from albert_deploy.runtime.errors import InputError
+from albert_deploy.runtime.errors import InputError, lookup
 
 INPUT_NAMES = ("input_ids", "attention_mask", "token_type_ids")
 
@@ -208,11 +208,9 @@ def task_named(name: str) -> Task:
     Raises:
         InputError: Unknown task; the message lists the known ones.
     """
-    try:
-        return TASKS[name]
-    except KeyError:
-        known = ", ".join(TASKS)
-        raise InputError(f"unknown task {name!r}; use auto or one of: {known}") from None
+    if name not in TASKS:
+        raise InputError(f"unknown task {name!r}; use auto or one of: {', '.join(TASKS)}")
+    return TASKS[name]
 
 
 def variant_named(name: str) -> Variant:
@@ -221,10 +219,7 @@ def variant_named(name: str) -> Variant:
     Raises:
         InputError: Unknown variant; the message lists the known ones.
     """
-    try:
-        return VARIANTS[name]
-    except KeyError:
-        raise InputError(f"unknown variant {name!r}; use one of: {', '.join(VARIANTS)}") from None
+    return lookup(VARIANTS, name, "variant")
 
 
 def input_specs(task: Task) -> tuple[TensorSpec, ...]:

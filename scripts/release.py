@@ -20,7 +20,7 @@ from albert_deploy.validation.bench.choose import Requirement, check_required
 from albert_deploy.validation.bench.interleave import BenchConfig
 from albert_deploy.validation.bench.report import record
 from albert_deploy.validation.data.table import DATASETS, check_fits
-from albert_deploy.validation.gate.gate import read_policy
+from albert_deploy.validation.gate.policy import read_policy
 from albert_deploy.validation.report.report import write_texts
 from albert_deploy.validation.step import ValidateConfig, read_rows, validate
 

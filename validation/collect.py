@@ -14,18 +14,18 @@ from albert_deploy.runtime.engines.table import AUTO, open_session
 from albert_deploy.runtime.errors import AlbertDeployError, ContractError
 from albert_deploy.runtime.session import Feeds, Session
 from albert_deploy.runtime.tasks.tokenize import load_tokenizer
-from albert_deploy.validation.data.datasets import Data
+from albert_deploy.validation.data.rows import Data
 from albert_deploy.validation.evaluate.evaluate import (
-    SOURCE,
     EvaluateConfig,
-    Evidence,
     Keep,
     decisions,
     evaluate,
     run_grid,
 )
+from albert_deploy.validation.evaluate.evidence import Evidence
 from albert_deploy.validation.evaluate.reference import open_reference
 from albert_deploy.validation.evaluate.timeout import watch
+from albert_deploy.validation.evaluate.workers import SOURCE
 from albert_deploy.validation.parity.difference import Difference, edge_grid
 from albert_deploy.validation.parity.metamorphic import metamorphic
 from albert_deploy.validation.parity.stages import attribute, open_variant

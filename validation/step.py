@@ -12,7 +12,7 @@ from typing import Any
 
 from albert_deploy.runtime.contract import VARIANTS
 from albert_deploy.runtime.engines.table import AUTO, ENGINES
-from albert_deploy.runtime.errors import AlbertDeployError, InputError
+from albert_deploy.runtime.errors import AlbertDeployError, InputError, check_known
 from albert_deploy.runtime.manifest import (
     REPORTS,
     check_file,
@@ -23,14 +23,18 @@ from albert_deploy.runtime.manifest import (
 from albert_deploy.runtime.measure import measured
 from albert_deploy.validation.bench.machine import machine
 from albert_deploy.validation.collect import Findings, add_blames, collect
-from albert_deploy.validation.data.datasets import Data, data_file, read_data
+from albert_deploy.validation.data.datasets import data_file, read_data
 from albert_deploy.validation.data.layouts import digest
+from albert_deploy.validation.data.rows import Data
 from albert_deploy.validation.data.table import check_fits
-from albert_deploy.validation.evaluate.evaluate import SOURCE, EvaluateConfig, Evidence
+from albert_deploy.validation.evaluate.evaluate import EvaluateConfig
+from albert_deploy.validation.evaluate.evidence import Evidence
 from albert_deploy.validation.evaluate.predictions import FOLDER as PREDICTIONS
+from albert_deploy.validation.evaluate.workers import SOURCE
 from albert_deploy.validation.gate.baseline import Baseline, read_baseline
-from albert_deploy.validation.gate.checks import contract_checks
-from albert_deploy.validation.gate.gate import Check, Rules, compare_scores, judge, read_policy
+from albert_deploy.validation.gate.checks import Check, contract_checks
+from albert_deploy.validation.gate.gate import compare_scores, judge
+from albert_deploy.validation.gate.policy import Rules, read_policy
 from albert_deploy.validation.gate.verdicts import reason
 from albert_deploy.validation.report.record import (
     engine_entries,
@@ -90,9 +94,7 @@ class ValidateConfig:
                 f"trace_rows is {self.trace_rows}; it must be 0 for no error trace, or up to "
                 f"grid_texts, {self.evaluate.grid_texts}"
             )
-        if self.engine not in (AUTO, *ENGINES):
-            known = ", ".join((AUTO, *ENGINES))
-            raise InputError(f"unknown engine {self.engine!r}; use one of: {known}")
+        check_known(self.engine, (AUTO, *ENGINES), "engine")
         if self.blame_trials < 0 or 0 < self.blame_trials < 3:
             raise InputError(f"blame_trials is {self.blame_trials}; use 0 or at least 3")
 

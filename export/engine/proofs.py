@@ -226,9 +226,6 @@ def _runs_in(layer: Layer) -> str:
     return f"{'/'.join(data) or '?'} by {'/'.join(matrices) or '?'}"
 
 
-# Proof is part of this module's interface.
-__all__ = ["FAILED", "NOT_PROVEN", "PASSED", "Proof", "prove", "widened_bytes"]
-
 # A plan may take this much more than its parameters: invariant 1, for engines.
 SHARING_FACTOR, SHARING_BYTES = 1.05, 2_000_000
 _BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}

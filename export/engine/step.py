@@ -7,12 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from albert_deploy.export.engine.record import (
-    describe,
-    engine_record,
-    is_current,
-    write_engine,
-)
+from albert_deploy.export.engine.record import describe, engine_record, is_current, write_engine
 from albert_deploy.export.graph.naming import label_of
 from albert_deploy.runtime.contract import CHOICES, VARIANTS, variant_named
 from albert_deploy.runtime.errors import ContractError, InputError

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from albert_deploy.export.samples import SAMPLES
-from albert_deploy.runtime.errors import InputError
+from albert_deploy.runtime.errors import lookup
 from albert_deploy.runtime.manifest import write_json
 
 # The four sizes of ALBERT v2, Lan et al. 2020, table 1, as their released config.json have them.
@@ -67,13 +67,12 @@ def random_checkpoint(
     Raises:
         InputError: Unknown geometry.
     """
-    if geometry not in geometries:
-        raise InputError(f"unknown geometry {geometry!r}; use one of: {', '.join(geometries)}")
+    sizes = lookup(geometries, geometry, "geometry")
     import torch
     from transformers import AlbertConfig, AlbertForSequenceClassification
     from transformers.utils import logging
 
-    config = AlbertConfig(**_COMMON, **geometries[geometry])
+    config = AlbertConfig(**_COMMON, **sizes)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = AlbertForSequenceClassification(config)

@@ -13,7 +13,7 @@ import onnx_ir as ir
 from albert_deploy.quantize.calibration.observe import Inputs, Row, calibrate, watch_inputs
 from albert_deploy.quantize.calibration.statistics import load_statistics, save_statistics
 from albert_deploy.runtime.contract import CHOICES, VARIANTS
-from albert_deploy.runtime.errors import InputError
+from albert_deploy.runtime.errors import InputError, check_known
 from albert_deploy.runtime.manifest import sha256_of
 
 # A calibration source besides the data sets: one text per line, or two with a tab between.
@@ -59,12 +59,10 @@ def parse_calibration(text: str) -> tuple[str, Path | None]:
     Raises:
         InputError: Unknown name, or a missing path.
     """
-    from albert_deploy.validation.data.datasets import DATASETS
+    from albert_deploy.validation.data.table import DATASETS
 
     name, equals, path = text.partition("=")
-    if name not in (*DATASETS, TEXT, SAVED):
-        known = ", ".join((*DATASETS, TEXT, SAVED))
-        raise InputError(f"unknown calibration data {name!r}; use one of: {known}")
+    check_known(name, (*DATASETS, TEXT, SAVED), "calibration data")
     if bool(equals) != bool(path) or (name in (TEXT, SAVED) and not path):
         raise InputError(f"got {text!r}; write {name}=PATH")
     return name, Path(path) if path else None
@@ -124,7 +122,7 @@ def _data_rows(config: CalibrationConfig, manifest: dict[str, Any]) -> list[Any]
 
 
 def _text_rows(file: Path, manifest: dict[str, Any]) -> list[Any]:
-    from albert_deploy.validation.data.datasets import ClassificationRow, QuestionRow
+    from albert_deploy.validation.data.rows import ClassificationRow, QuestionRow
 
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
@@ -151,7 +149,7 @@ def _text_rows(file: Path, manifest: dict[str, Any]) -> list[Any]:
 
 
 def _refuse_evaluation(config: CalibrationConfig, file: Path) -> None:
-    from albert_deploy.validation.data.datasets import DATASETS
+    from albert_deploy.validation.data.table import DATASETS
 
     official = DATASETS[config.name].files["dev"]
     beside = file.with_name(official)

@@ -20,7 +20,7 @@ from albert_deploy.export.graph.edit import matrix, values_of
 from albert_deploy.export.graph.naming import PROBABILITIES, QUERY_KEY
 from albert_deploy.export.graph.uses import Point, find_points, weight_uses
 from albert_deploy.quantize.calibration.observe import Inputs, Matrix
-from albert_deploy.quantize.calibration.ranges import MINMAX, rule_named, scale_of
+from albert_deploy.quantize.calibration.ranges import MINMAX, RULES, scale_of
 from albert_deploy.quantize.calibration.statistics import Statistics
 from albert_deploy.quantize.calibration.texts import Texts
 from albert_deploy.quantize.schemes.dynamic import Int8Config, int8_exceptions
@@ -30,7 +30,7 @@ from albert_deploy.quantize.schemes.equalize import (
     equalize_query_key,
     equalize_value,
 )
-from albert_deploy.quantize.schemes.formats import Format, format_named, half_scale
+from albert_deploy.quantize.schemes.formats import FORMATS, Format, half_scale
 from albert_deploy.quantize.schemes.fp32_regions import FLOAT16, HalfConfig
 from albert_deploy.quantize.schemes.half import to_half, watched
 from albert_deploy.quantize.schemes.pruning import drop_key_bias, keep_first_token
@@ -42,7 +42,7 @@ from albert_deploy.quantize.schemes.rounding import (
     round_compensated,
     scales_for_pairs,
 )
-from albert_deploy.runtime.errors import InputError
+from albert_deploy.runtime.errors import InputError, check_known
 
 NEAREST, COMPENSATED = "nearest", "compensated"
 
@@ -83,8 +83,8 @@ class StaticConfig:
 
     def __post_init__(self) -> None:
         """Check the values."""
-        format_named(self.format)
-        rule_named(self.rule)
+        check_known(self.format, FORMATS, "format")
+        check_known(self.rule, RULES, "range rule")
         if not 0 <= self.alpha <= 1:
             raise InputError(f"alpha is {self.alpha}; it must be from 0 to 1")
         if self.rounding not in (NEAREST, COMPENSATED):
@@ -182,7 +182,7 @@ def prepared(model: ir.Model, config: StaticConfig, texts: Texts) -> tuple[dict[
     passes = {"key biases dropped": drop_key_bias(model)}
     if config.first_token:
         passes["nodes on the first token"] = keep_first_token(model)
-    moments = config.rounding == COMPENSATED and format_named(config.format).evenly_spaced
+    moments = config.rounding == COMPENSATED and FORMATS[config.format].evenly_spaced
     graph = "first token" if config.first_token else "all tokens"
     if not config.alpha:
         return passes, texts.inputs(graph, model, moments=moments)
@@ -199,7 +199,7 @@ def prepared(model: ir.Model, config: StaticConfig, texts: Texts) -> tuple[dict[
 
 def make_plan(model: ir.Model, config: StaticConfig, inputs: Inputs) -> Plan:
     """Choose the scales of activations and round the weights."""
-    form = format_named(config.format)
+    form = FORMATS[config.format]
     points = quantized_points(model, config)
     paired = config.pairs and form.evenly_spaced
     seconds = {p.inputs[1] for p in points if p.weight is None} if paired else set()

@@ -25,10 +25,7 @@ from albert_deploy.quantize.schemes.static import StaticConfig, planned
 from albert_deploy.runtime.contract import variant_named
 from albert_deploy.runtime.engines.table import open_file
 from albert_deploy.runtime.errors import InputError
-from albert_deploy.runtime.manifest import (
-    os_failure,
-    write_text,
-)
+from albert_deploy.runtime.manifest import os_failure, write_text
 from albert_deploy.runtime.session import Session
 from albert_deploy.validation.parity.difference import Difference
 

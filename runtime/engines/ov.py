@@ -9,7 +9,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from albert_deploy.runtime.errors import ContractError, InputError, MachineError
+from albert_deploy.runtime.errors import ContractError, InputError, MachineError, check_known
 from albert_deploy.runtime.session import Feeds, check_feeds
 
 # Precision of what the file leaves in float32 -> what the processor must be able to do.
@@ -86,8 +86,7 @@ def open_ov(path: Path, *, threads: int = 0, precision: str | None = None) -> Ov
     """
     # OpenVINO's own default is bf16 wherever the processor has it: fp32 would not be fp32.
     precision = precision or "f32"
-    if precision not in PRECISIONS:
-        raise InputError(f"unknown precision {precision!r}; use one of: {', '.join(PRECISIONS)}")
+    check_known(precision, PRECISIONS, "precision")
     if precision not in precisions():
         precision = "f32"
     import openvino

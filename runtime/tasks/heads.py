@@ -13,10 +13,7 @@ from albert_deploy.runtime.tasks.classification import (
     prepare_text,
 )
 from albert_deploy.runtime.tasks.fill_mask import prepare_masked, prepare_pretraining
-from albert_deploy.runtime.tasks.head import (
-    Facts,
-    Prepared,
-)
+from albert_deploy.runtime.tasks.head import Facts, Prepared
 from albert_deploy.runtime.tasks.question_answering import prepare_question
 from albert_deploy.runtime.tasks.token_classification import prepare_tokens
 

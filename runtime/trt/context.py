@@ -11,14 +11,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from albert_deploy.runtime.errors import ContractError, InputError, MachineError
+from albert_deploy.runtime.errors import ContractError, MachineError, check_known
 from albert_deploy.runtime.trt.buffers import ALIGNMENT, Block, Graph, Stream, capture
 from albert_deploy.runtime.trt.log import LogLine, collecting
-from albert_deploy.runtime.trt.profiles import (
-    POLICIES,
-    Shape,
-    written,
-)
+from albert_deploy.runtime.trt.profiles import POLICIES, Shape, written
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,9 +44,7 @@ class TrtConfig:
     eager_kernels: bool = False
 
     def __post_init__(self) -> None:
-        """Check the policy."""
-        if self.policy not in POLICIES:
-            raise InputError(f"unknown policy {self.policy!r}; use one of: {', '.join(POLICIES)}")
+        check_known(self.policy, POLICIES, "policy")
 
 
 _BAD = ("ERROR", "INTERNAL_ERROR")

@@ -13,13 +13,7 @@ from typing import Any
 from albert_deploy.runtime.errors import AlbertDeployError, ContractError, InputError
 from albert_deploy.runtime.manifest import MANIFEST_NAME, read_manifest, sha256_of
 from albert_deploy.runtime.trt.machine import Here, machine_problems
-from albert_deploy.runtime.trt.record import (
-    _AGAIN,
-    FOLDER,
-    PlanRecord,
-    read_record,
-    record_file,
-)
+from albert_deploy.runtime.trt.record import _AGAIN, FOLDER, PlanRecord, read_record, record_file
 
 # TensorRT for RTX starts its plans with a header of 64 bytes, as seen in those of 1.7: this word,
 # the size of all at byte 16, four bytes of version at 24, a bit for each capability at 32.

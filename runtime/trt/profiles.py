@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from albert_deploy.runtime.contract import BATCH, CHOICES, SEQUENCE
-from albert_deploy.runtime.errors import InputError
+from albert_deploy.runtime.errors import InputError, check_known
 from albert_deploy.runtime.session import Feeds
 
 Shape = tuple[int, ...]
@@ -191,8 +191,7 @@ def plan_runs(profiles: Sequence[Profile], shape: Shape, policy: str = "error") 
     Raises:
         InputError: Unknown policy, or the policy finds no way; the message names the limits.
     """
-    if policy not in POLICIES:
-        raise InputError(f"unknown policy {policy!r}; use one of: {', '.join(POLICIES)}")
+    check_known(policy, POLICIES, "policy")
     whole = choose_profile(profiles, shape)
     if whole is not None:
         return (Run(profile=whole, start=0, stop=shape[0], shape=shape),)

@@ -22,7 +22,7 @@ from albert_deploy.runtime.bundle import (
 )
 from albert_deploy.runtime.contract import VARIANTS, variant_named
 from albert_deploy.runtime.directory import check_replaceable, publish, staged
-from albert_deploy.runtime.errors import ContractError, InputError
+from albert_deploy.runtime.errors import ContractError, InputError, check_known
 from albert_deploy.runtime.manifest import (
     MANIFEST_NAME,
     file_record,
@@ -114,8 +114,7 @@ class BundleConfig:
     serving: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.form not in FORMATS:
-            raise InputError(f"unknown format {self.form!r}; use one of: {', '.join(FORMATS)}")
+        check_known(self.form, FORMATS, "format")
         for name in self.variants or ():
             variant_named(name)
         if FORMATS[self.form].served and len(self.variants or ("one",)) != 1:

@@ -22,8 +22,8 @@ from albert_deploy.runtime.engines.table import open_session
 from albert_deploy.runtime.manifest import read_manifest
 from albert_deploy.runtime.session import Feeds, Session
 from albert_deploy.runtime.tasks.tokenize import load_tokenizer
-from albert_deploy.validation.data.datasets import ClassificationRow, read_dataset
-from albert_deploy.validation.data.rows import RowsConfig, prepared
+from albert_deploy.validation.data.datasets import read_dataset
+from albert_deploy.validation.data.rows import ClassificationRow, RowsConfig, prepared
 from albert_deploy.validation.evaluate.reference import open_reference
 from albert_deploy.validation.step import ValidateConfig, validate
 

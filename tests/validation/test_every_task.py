@@ -21,16 +21,11 @@ from albert_deploy.runtime.manifest import read_manifest
 from albert_deploy.runtime.session import Session
 from albert_deploy.runtime.tasks.tokenize import load_tokenizer
 from albert_deploy.validation.evaluate.batches import BatchConfig
-from albert_deploy.validation.evaluate.evaluate import (
-    SOURCE,
-    EvaluateConfig,
-    Evidence,
-    Keep,
-    decisions,
-    evaluate,
-)
+from albert_deploy.validation.evaluate.evaluate import EvaluateConfig, Keep, decisions, evaluate
+from albert_deploy.validation.evaluate.evidence import Evidence
 from albert_deploy.validation.evaluate.predictions import read_predictions
 from albert_deploy.validation.evaluate.reference import open_reference
+from albert_deploy.validation.evaluate.workers import SOURCE
 
 pytestmark = pytest.mark.medium
 

@@ -31,8 +31,6 @@ from albert_deploy.validation.evaluate.workers import (
 from albert_deploy.validation.parity.difference import Case, Difference
 from albert_deploy.validation.scores.scores import measure
 
-__all__ = ["SOURCE", "EvaluateConfig", "Evidence", "Keep", "decisions", "evaluate", "run_grid"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:

@@ -22,14 +22,9 @@ from albert_deploy.runtime.manifest import check_file, read_manifest
 from albert_deploy.runtime.session import Session
 from albert_deploy.runtime.tasks.tokenize import load_tokenizer
 from albert_deploy.validation.data.datasets import read_data
-from albert_deploy.validation.evaluate.evaluate import (
-    SOURCE,
-    EvaluateConfig,
-    decisions,
-    evaluate,
-    run_grid,
-)
+from albert_deploy.validation.evaluate.evaluate import EvaluateConfig, decisions, evaluate, run_grid
 from albert_deploy.validation.evaluate.reference import open_reference
+from albert_deploy.validation.evaluate.workers import SOURCE
 from albert_deploy.validation.gate.checks import Check, contract_checks
 from albert_deploy.validation.gate.detection import CONTROL, Detection, SelfTest, remembering
 from albert_deploy.validation.gate.faults import FAULTS

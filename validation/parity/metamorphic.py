@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from albert_deploy.runtime.contract import CHOICES, INPUT_NAMES, SEQUENCE
-from albert_deploy.runtime.errors import InputError
+from albert_deploy.runtime.errors import InputError, lookup
 from albert_deploy.runtime.session import Session
 
 
@@ -120,9 +120,7 @@ def metamorphic(
     options = options or MetamorphicConfig()
     if not texts:
         raise InputError("got no texts for the metamorphic checks; give some rows")
-    if variant not in TOLERANCES:
-        raise InputError(f"unknown variant {variant!r}; use one of: {', '.join(TOLERANCES)}")
-    limits = TOLERANCES[variant]
+    limits = lookup(TOLERANCES, variant, "variant")
     runs = Runs(session, source, contract)
     found: list[dict[str, Any]] = []
 

@@ -14,15 +14,15 @@ from tokenizers import Tokenizer
 
 from albert_deploy.runtime.errors import ContractError, InputError
 from albert_deploy.validation.evaluate.evaluate import (
-    SOURCE,
     EvaluateConfig,
-    Evidence,
     Keep,
     decisions,
     evaluate,
     run_grid,
 )
+from albert_deploy.validation.evaluate.evidence import Evidence
 from albert_deploy.validation.evaluate.predictions import read_predictions
+from albert_deploy.validation.evaluate.workers import SOURCE
 from albert_deploy.validation.parity.difference import Case
 
 CONTRACT: dict[str, Any] = {

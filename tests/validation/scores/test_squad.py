@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from albert_deploy.runtime.errors import InputError
-from albert_deploy.validation.data.datasets import QuestionRow, read_dataset
+from albert_deploy.validation.data.datasets import read_dataset
+from albert_deploy.validation.data.rows import QuestionRow
 from albert_deploy.validation.scores.squad import exact_match, f1, normalize, score
 
 
