@@ -225,9 +225,7 @@ def _compare(
 
 
 def _check_manifest(directory: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
-    place = directory / MANIFEST_NAME
-    if files.get(MANIFEST_NAME, {}).get("bytes", MAX_JSON_BYTES + 1) > MAX_JSON_BYTES:
-        raise ContractError(f"{place} is missing from the bundle or too large; bundle again")
+    place = _small(directory, files, MANIFEST_NAME)
     try:
         manifest = read_manifest(directory)
         told: dict[str, Any] = dict(manifest["files"])
@@ -238,11 +236,7 @@ def _check_manifest(directory: Path, files: Mapping[str, Mapping[str, Any]]) -> 
     except (AlbertDeployError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise ContractError(f"{place} is no manifest ({error}); bundle again") from error
     listed = {name: dict(record) for name, record in files.items() if name not in BESIDE}
-    if own != listed:
-        odd = sorted(n for n in {*own, *listed} if own.get(n) != listed.get(n))
-        raise ContractError(
-            f"{place} and {LISTING} disagree on {', '.join(odd[:_TOLD])}; bundle again"
-        )
+    _check_same(place, own, listed)
     for name in (name for name in own if name.endswith(".onnx")):
         folder = PurePosixPath(name).parent
         needed += [str(folder / file) for file in external_files(directory / name)]
@@ -253,9 +247,7 @@ def _check_manifest(directory: Path, files: Mapping[str, Mapping[str, Any]]) -> 
 
 
 def _check_bom(directory: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
-    place = directory / BOM
-    if files.get(BOM, {}).get("bytes", MAX_JSON_BYTES + 1) > MAX_JSON_BYTES:
-        raise ContractError(f"{place} is missing from the bundle or too large; bundle again")
+    place = _small(directory, files, BOM)
     try:
         bom = json.loads(place.read_bytes())
         if bom["bomFormat"] != "CycloneDX":
@@ -268,8 +260,21 @@ def _check_bom(directory: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
     except (OSError, ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
         raise ContractError(f"{place} is no bill of materials ({error!r}); bundle again") from error
     wanted = {name: record["sha256"] for name, record in files.items() if name not in BESIDE}
-    if told != wanted:
-        odd = sorted(n for n in {*told, *wanted} if told.get(n) != wanted.get(n))
+    _check_same(place, told, wanted)
+
+
+def _small(directory: Path, files: Mapping[str, Mapping[str, Any]], name: str) -> Path:
+    """Return the path of a listed file that is not too large to be parsed."""
+    if files.get(name, {}).get("bytes", MAX_JSON_BYTES + 1) > MAX_JSON_BYTES:
+        raise ContractError(
+            f"{directory / name} is missing from the bundle or too large; bundle again"
+        )
+    return directory / name
+
+
+def _check_same(place: Path, found: Mapping[str, Any], listed: Mapping[str, Any]) -> None:
+    """Fail where a file that describes the bundle and the list of files differ."""
+    if odd := sorted(n for n in {*found, *listed} if found.get(n) != listed.get(n)):
         raise ContractError(
             f"{place} and {LISTING} disagree on {', '.join(odd[:_TOLD])}; bundle again"
         )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 from albert_deploy.runtime.errors import InputError, lookup
 
@@ -200,6 +201,11 @@ class TensorSpec:
     def to_json(self) -> dict[str, Any]:
         """Return the form that ``manifest.json`` holds."""
         return {"name": self.name, "dtype": self.dtype, "axes": list(self.axes)}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """Read what ``to_json`` returned."""
+        return cls(name=value["name"], dtype=value["dtype"], axes=tuple(value["axes"]))
 
 
 def task_named(name: str) -> Task:

@@ -5,7 +5,6 @@ Files are hashed and records read; no model and no plan is loaded.
 
 from __future__ import annotations
 
-import importlib.metadata
 import platform
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -21,7 +20,7 @@ from albert_deploy.runtime.errors import (
     InputError,
     MachineError,
 )
-from albert_deploy.runtime.manifest import check_file, read_manifest
+from albert_deploy.runtime.manifest import check_file, model_files, package_version, read_manifest
 from albert_deploy.runtime.trt.machine import Here, look
 from albert_deploy.runtime.trt.plans import plan_names, plan_problems
 from albert_deploy.runtime.trt.record import FOLDER
@@ -168,7 +167,7 @@ def machine_facts(here: Here) -> dict[str, Any]:
         "python": platform.python_version(),
         "gpu": here.found.to_json(),
         "free_bytes": here.free_bytes,
-        "packages": {name: _version(name) for name in _PACKAGES},
+        "packages": {name: package_version(name) for name in _PACKAGES},
     }
 
 
@@ -178,10 +177,8 @@ def _onnx_rows(directory: Path, manifest: dict[str, Any]) -> Iterator[Row]:
             continue
         refusal: AlbertDeployError | None = None
         try:
-            # Weights that do not fit the file lie beside it.
-            for name in (row.file, f"{row.file}_data"):
-                if name == row.file or name in manifest["files"]:
-                    check_file(directory, manifest, name)
+            for name in model_files(manifest, row.file):
+                check_file(directory, manifest, name)
         except AlbertDeployError as error:
             refusal = error
         for engine in (*row.engines, *row.gpu_engines):
@@ -237,10 +234,3 @@ def _machine_lines(machine: Mapping[str, Any]) -> Iterator[str]:
         yield f"driver {told['driver'] or 'unknown'}, runs CUDA {told['cuda'] or 'unknown'}"
     packages = [f"{name} {version}" for name, version in machine["packages"].items() if version]
     yield ", ".join(packages)
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -18,7 +17,13 @@ from albert_deploy.runtime.contract import CHOICES, INPUT_NAMES
 from albert_deploy.runtime.engines.table import AUTO, open_session
 from albert_deploy.runtime.errors import AlbertDeployError, InputError, MachineError
 from albert_deploy.runtime.inputs import from_keywords, is_many, item, wanted
-from albert_deploy.runtime.manifest import MANIFEST_NAME, check_file, check_shape, read_manifest
+from albert_deploy.runtime.manifest import (
+    MANIFEST_NAME,
+    check_file,
+    check_shape,
+    read_json,
+    read_manifest,
+)
 from albert_deploy.runtime.options import Options, options_for
 from albert_deploy.runtime.recommend import Choice, recommend
 from albert_deploy.runtime.session import Feeds, Outputs, Session
@@ -227,10 +232,7 @@ def read_facts(directory: Path, manifest: dict[str, Any]) -> Facts:
     settings: Any = {}
     if _SETTINGS_NAME in manifest["files"]:
         path = check_file(directory, manifest, _SETTINGS_NAME)
-        try:
-            settings = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError) as error:
-            raise InputError(f"cannot read {path}: {error}; export the checkpoint again") from error
+        settings = read_json(path, "export the checkpoint again")
     width = contract["outputs"][0]["axes"][-1]
     labelled = manifest["task"] in ("text-classification", "token-classification")
     usual = tuple(f"LABEL_{i}" for i in range(width)) if isinstance(width, int) else ()

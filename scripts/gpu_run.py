@@ -82,7 +82,6 @@ class CommandConfig:
     command: str = "python -m albert_deploy.scripts.cli.gpu_bench"
 
     def __post_init__(self) -> None:
-        """Check the names."""
         for name in self.geometries:
             if name not in ALL_GEOMETRIES:
                 known = ", ".join(ALL_GEOMETRIES)

@@ -16,6 +16,7 @@ from albert_deploy.runtime.errors import AlbertDeployError, InputError, check_kn
 from albert_deploy.runtime.manifest import (
     REPORTS,
     check_file,
+    external_data,
     file_record,
     read_manifest,
     write_manifest,
@@ -88,7 +89,6 @@ class ValidateConfig:
     allow_calibration_rows: bool = False
 
     def __post_init__(self) -> None:
-        """Check the values."""
         if not 0 <= self.trace_rows <= self.evaluate.grid_texts:
             raise InputError(
                 f"trace_rows is {self.trace_rows}; it must be 0 for no error trace, or up to "
@@ -210,7 +210,7 @@ def validate(
 def _check_files(directory: Path, manifest: dict[str, Any], variants: list[str]) -> dict[str, str]:
     """Return the variants with a file that is not as recorded; any other such file is an error."""
     of = {manifest["variants"][name]["file"]: name for name in variants}
-    of |= {f"{file}_data": name for file, name in of.items()}
+    of |= {external_data(file): name for file, name in of.items()}
     damaged: dict[str, str] = {}
     for file in manifest["files"]:
         # Reports are written anew; of engines the report says what is wrong with each.

@@ -79,7 +79,6 @@ class EngineConfig:
     detailed: bool = True
 
     def __post_init__(self) -> None:
-        """Check the values."""
         ranks = {len(profile.maximum) for profile in self.profiles}
         if len(ranks) != 1:
             raise InputError(

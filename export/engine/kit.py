@@ -21,6 +21,7 @@ from albert_deploy.runtime.manifest import (
     check_file,
     file_record,
     is_intact,
+    model_files,
     read_manifest,
     sha256_of,
     write_json,
@@ -195,8 +196,7 @@ def adopt(directory: Path, kit: Path) -> list[str]:
 
 def _names(manifest: Mapping[str, Any], variants: tuple[str, ...]) -> list[str]:
     """Return the files of a kit: the variants, and what a runtime reads."""
-    wanted = {VARIANTS[name].file for name in variants}
-    wanted |= {f"{name}_data" for name in wanted}
+    wanted = {file for name in variants for file in model_files(manifest, VARIANTS[name].file)}
     return [name for name in manifest["files"] if name in wanted or "/" not in name]
 
 

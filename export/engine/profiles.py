@@ -38,7 +38,6 @@ class Lengths:
     origin: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Check that there is something to choose from."""
         if not self.counts[1:].any():
             raise InputError("got no texts to choose profiles from; give a data set that has some")
 
@@ -127,7 +126,6 @@ class AutoConfig:
     element_bytes: int = 2
 
     def __post_init__(self) -> None:
-        """Check the values."""
         check_known(self.work, get_args(Work), "work")
         given = (self.most, self.multiple, self.memory_bytes, self.run_tokens)
         if any(n is not None and n < 1 for n in given) or self.element_bytes not in (2, 4):

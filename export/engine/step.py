@@ -11,7 +11,7 @@ from albert_deploy.export.engine.record import describe, engine_record, is_curre
 from albert_deploy.export.graph.naming import label_of
 from albert_deploy.runtime.contract import CHOICES, VARIANTS, variant_named
 from albert_deploy.runtime.errors import ContractError, InputError
-from albert_deploy.runtime.manifest import check_file, read_manifest
+from albert_deploy.runtime.manifest import check_file, model_files, read_manifest
 from albert_deploy.runtime.trt.profiles import Profile
 from albert_deploy.runtime.trt.record import FOLDER
 from albert_deploy.runtime.trt.targets import (
@@ -100,15 +100,10 @@ def build(
     for target, variant in jobs:
         name = f"{target.name}-{variant}"
         flavour = flavours[target.name]
-        source = check_file(directory, manifest, VARIANTS[variant].file)
-        weights = f"{VARIANTS[variant].file}_data"
-        if weights in manifest["files"]:
-            check_file(directory, manifest, weights)
+        file = VARIANTS[variant].file
+        source, *_ = (check_file(directory, manifest, n) for n in model_files(manifest, file))
         identity = {
-            "onnx": {
-                "file": VARIANTS[variant].file,
-                "sha256": manifest["files"][VARIANTS[variant].file]["sha256"],
-            },
+            "onnx": {"file": file, "sha256": manifest["files"][file]["sha256"]},
             "flavour": flavour.name,
             "version": flavour.version,
             "profiles": [p.to_json() for p in settings.profiles],

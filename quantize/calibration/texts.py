@@ -45,7 +45,6 @@ class CalibrationConfig:
     allow_evaluation: bool = False
 
     def __post_init__(self) -> None:
-        """Check the values."""
         if self.samples < LEAST_ROWS and not self.allow_few:
             raise InputError(
                 f"{self.samples} calibration texts are too few for ranges to mean something; "

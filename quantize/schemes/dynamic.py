@@ -45,7 +45,6 @@ class Int8Config:
     first_token: bool = True
 
     def __post_init__(self) -> None:
-        """Check the values."""
         if self.min_columns < 1:
             raise ValueError(f"min_columns is {self.min_columns}; it must be at least 1")
 

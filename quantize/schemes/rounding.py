@@ -81,17 +81,6 @@ _BLOCK = 128
 _DAMPING = 0.01
 
 
-def round_nearest(weight: Matrix, scale: Matrix, levels: int = 127) -> npt.NDArray[np.int8]:
-    """Round to the nearest multiple of the scales.
-
-    Args:
-        weight: float32 [inputs, outputs].
-        scale: float32 [outputs] or, for a scale per row, [inputs, 1].
-        levels: Largest magnitude.
-    """
-    return np.asarray(np.rint(weight / scale).clip(-levels, levels), np.int8)
-
-
 def round_compensated(
     weight: Matrix, scale: Matrix, moments: Moments, levels: int = 127, *, pairs: bool = False
 ) -> npt.NDArray[np.int8]:

@@ -82,7 +82,6 @@ class StaticConfig:
     keep: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Check the values."""
         check_known(self.format, FORMATS, "format")
         check_known(self.rule, RULES, "range rule")
         if not 0 <= self.alpha <= 1:

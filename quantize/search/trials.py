@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from albert_deploy.export.graph.file import data_file, load, save, total_bytes
+from albert_deploy.export.graph.file import external_data_path, load, save, total_bytes
 from albert_deploy.quantize.calibration.observe import Row
 from albert_deploy.quantize.calibration.texts import Texts
 from albert_deploy.quantize.schemes.qdq import insert_qdq
@@ -63,7 +63,6 @@ class SearchConfig:
     rounds: int = 15
 
     def __post_init__(self) -> None:
-        """Check the values."""
         variant_named(self.variant)
         if self.min_agreement is None and self.min_sqnr_db is None:
             raise InputError("the search has no gate; set min_agreement or min_sqnr_db")
@@ -244,7 +243,7 @@ class Trials:
                 with np.load(self._expected(index)) as expected:
                     for name, difference in found.items():
                         difference.add(expected[name], outputs[name])
-        for file in (path, data_file(path)):
+        for file in (path, external_data_path(path)):
             file.unlink(missing_ok=True)
         shares = [d.agreement for d in found.values() if d.agreement is not None]
         worst = min(d.sqnr_db for d in found.values())

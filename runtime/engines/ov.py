@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections import deque
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from albert_deploy.runtime.errors import ContractError, InputError, MachineError, check_known
-from albert_deploy.runtime.session import Feeds, check_feeds
+from albert_deploy.runtime.session import Feeds, Session, check_feeds
 
 # Precision of what the file leaves in float32 -> what the processor must be able to do.
 PRECISIONS: dict[str, str] = {"f32": "FP32", "bf16": "BF16"}
 
 
-class OvSession:
+class OvSession(Session):
     """A model in OpenVINO; ``run`` may be called from several threads.
 
     Each call has an infer request of its own, taken from those that are idle or made anew: a
@@ -61,12 +61,6 @@ class OvSession:
         """See ``Session.close``."""
         self._compiled = None
         self._idle.clear()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def open_ov(path: Path, *, threads: int = 0, precision: str | None = None) -> OvSession:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import importlib.util
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from albert_deploy.runtime.errors import MachineError
+from albert_deploy.runtime.manifest import package_version
 from albert_deploy.runtime.trt import gpu
 from albert_deploy.runtime.trt.gpu import LEAST_DRIVERS, Gpu, Probe
 
@@ -72,7 +72,7 @@ def installed_flavours() -> dict[str, str]:
     for module, package in _PACKAGES.items():
         if importlib.util.find_spec(module) is None:
             continue
-        versions = (_version(f"{package}{suffix}") for suffix in _SUFFIXES)
+        versions = (package_version(f"{package}{suffix}") for suffix in _SUFFIXES)
         found[module] = next((version for version in versions if version), "of unknown version")
     return found
 
@@ -151,16 +151,11 @@ def _gpu_problems(record: PlanRecord, here: Here, device: Gpu) -> Iterator[Machi
 def _cuda_of(flavour: str) -> int | None:
     package = _PACKAGES[flavour]
     for major in _CUDA_MAJORS:
-        if _version(f"{package}-cu{major}") or _version(f"{package}-cu{major}-bindings"):
+        if package_version(f"{package}-cu{major}") or package_version(
+            f"{package}-cu{major}-bindings"
+        ):
             return major
     return None
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def _numbers(version: str) -> tuple[int, ...]:

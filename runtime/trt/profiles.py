@@ -44,7 +44,6 @@ class Profile:
     maximum: Shape
 
     def __post_init__(self) -> None:
-        """Check the shapes."""
         shapes = (self.minimum, self.optimum, self.maximum)
         if len(self.minimum) not in AXES or len({len(shape) for shape in shapes}) > 1:
             raise InputError(
@@ -69,14 +68,6 @@ class Profile:
             least <= size <= most
             for least, size, most in zip(self.minimum, shape, self.maximum, strict=True)
         )
-
-    def bucketed(self, shape: Shape) -> Shape:
-        """Return a shape that fits with its sequence as long as the optimum's, if it is shorter.
-
-        Where every shape costs something of its own, such as a captured graph, this leaves one
-        length for each profile; rows that are longer than the optimum keep theirs.
-        """
-        return (*shape[:-1], max(shape[-1], self.optimum[-1]))
 
     def to_json(self) -> dict[str, list[int]]:
         """Return the form that records hold."""

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +15,7 @@ import numpy.typing as npt
 from albert_deploy.runtime.contract import VARIANTS
 from albert_deploy.runtime.errors import InputError, MachineError
 from albert_deploy.runtime.manifest import read_manifest, writing
-from albert_deploy.runtime.session import Feeds, check_feeds
+from albert_deploy.runtime.session import Feeds, Session, check_feeds
 from albert_deploy.runtime.trt.context import Lane, Loaded, TrtConfig
 from albert_deploy.runtime.trt.load import load, runtime_cache_file
 from albert_deploy.runtime.trt.machine import look
@@ -44,7 +44,7 @@ class _Guard:
                 )
 
 
-class TrtSession:
+class TrtSession(Session):
     """An engine on a GPU; ``run`` may be called from several threads, which take turns.
 
     Each profile has an execution context and a stream of its own, made when it is first needed;
@@ -118,12 +118,6 @@ class TrtSession:
                 self._lanes.clear()
                 if loaded.scratch is not None:
                     loaded.scratch.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def _lane(self, loaded: Loaded, run: Run) -> Lane:
         graphs = self._config.cuda_graphs and not self._native

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from albert_deploy.runtime.contract import VARIANTS
+from albert_deploy.runtime.manifest import external_data
 from albert_deploy.validation.gate.verdicts import PASS, reason
 from albert_deploy.validation.report import wording
 from albert_deploy.validation.report.markdown import escaped, markdown, table
@@ -268,7 +269,7 @@ def _results(task: str, report: Mapping[str, Any] | None) -> list[dict[str, Any]
 
 def _holds(name: str) -> str:
     for variant, row in VARIANTS.items():
-        if name in (row.file, f"{row.file}_data"):
+        if name in (row.file, external_data(row.file)):
             return variant + (", weights" if name.endswith("_data") else "")
     return ""
 

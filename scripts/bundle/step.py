@@ -26,6 +26,7 @@ from albert_deploy.runtime.errors import ContractError, InputError, check_known
 from albert_deploy.runtime.manifest import (
     MANIFEST_NAME,
     file_record,
+    model_files,
     os_failure,
     read_manifest,
     write_json,
@@ -175,7 +176,7 @@ def _fill(
     report: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     """Copy what deployment needs, and return the manifest of that."""
-    models = {file for n in variants for file in (VARIANTS[n].file, f"{VARIANTS[n].file}_data")}
+    models = {file for n in variants for file in model_files(manifest, VARIANTS[n].file)}
     engines = {n: e for n, e in manifest.get("engines", {}).items() if e["variant"] in variants}
     models |= {entry[key] for entry in engines.values() for key in ("file", "record")}
     # At the top lie the configuration and the tokenizer's files.

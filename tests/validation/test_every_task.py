@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gzip
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -23,7 +24,6 @@ from albert_deploy.runtime.tasks.tokenize import load_tokenizer
 from albert_deploy.validation.evaluate.batches import BatchConfig
 from albert_deploy.validation.evaluate.evaluate import EvaluateConfig, Keep, decisions, evaluate
 from albert_deploy.validation.evaluate.evidence import Evidence
-from albert_deploy.validation.evaluate.predictions import read_predictions
 from albert_deploy.validation.evaluate.reference import open_reference
 from albert_deploy.validation.evaluate.workers import SOURCE
 
@@ -158,7 +158,7 @@ def test_a_task_runs_on_its_data_in_batches_as_alone(
     assert all(d.finite for d in found.differences["int8"].values())
     assert [len(v) for v in found.errors.values()] == [found.rows] * 2
     assert max(found.errors["fp32"]) < 1e-4
-    lines = read_predictions(found.files[0])
+    lines = [json.loads(x) for x in gzip.decompress(found.files[0].read_bytes()).splitlines()]
     assert [line["id"] for line in lines] == [row.id for row in found.examples]
     assert all(line["logits"] is not None for line in lines)
     alone = run(deployed(task), name, data, tmp_path / "alone", batch=BatchConfig(rows=1))

@@ -64,7 +64,6 @@ class EvaluateConfig:
     workers: int = 1
 
     def __post_init__(self) -> None:
-        """Check the values."""
         least = min(self.n_best, self.max_answer_tokens, self.grid_texts, self.workers)
         if least < 1 or self.unlabelled_rows < 1:
             raise InputError(

@@ -7,7 +7,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +27,7 @@ def hung() -> bool:
     return any(one.inside for one in _hung)
 
 
-class TimedSession:
+class TimedSession(Session):
     """A session whose runs end: in an answer, in an error that names the model, or in time.
 
     With a limit, runs happen on one thread of their own. An engine lets other threads go on
@@ -96,12 +96,6 @@ class TimedSession:
             self._asked.put(None)
         if not self.inside:
             self._session.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def _answer(self, feeds: Feeds) -> Any:
         if self._timeout_s is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -112,7 +112,7 @@ def self_test_table(result: SelfTest) -> str:
 _MOST_BYTES = 512_000_000
 
 
-class Remembering:
+class Remembering(Session):
     """See ``remembering``."""
 
     def __init__(self, session: Session, most_bytes: int) -> None:
@@ -136,12 +136,6 @@ class Remembering:
         """See ``Session.close``."""
         self._known.clear()
         self._session.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def remembering(session: Session, *, most_bytes: int = _MOST_BYTES) -> Remembering:

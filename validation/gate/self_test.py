@@ -62,7 +62,6 @@ class SelfTestConfig:
     metamorphic: MetamorphicConfig = field(default_factory=MetamorphicConfig)
 
     def __post_init__(self) -> None:
-        """Check the values."""
         if self.rows < 1:
             raise InputError(f"the self-test has {self.rows} rows; give it 1 at least")
 

@@ -44,7 +44,6 @@ class BlameConfig:
     budget: int = 60
 
     def __post_init__(self) -> None:
-        """Check the values."""
         if self.budget < 3 or not math.isfinite(self.min_sqnr_db):
             raise InputError(
                 f"got budget {self.budget} and min_sqnr_db {self.min_sqnr_db}; wanted 3 trials at "

@@ -71,7 +71,6 @@ class MetamorphicConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Check the values."""
         for name, least in {"rows": 2, "length": 4, "batch": 2}.items():
             if getattr(self, name) < least:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be at least {least}")

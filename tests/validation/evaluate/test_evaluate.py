@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import math
 import threading
 from collections.abc import Mapping
@@ -21,7 +23,6 @@ from albert_deploy.validation.evaluate.evaluate import (
     run_grid,
 )
 from albert_deploy.validation.evaluate.evidence import Evidence
-from albert_deploy.validation.evaluate.predictions import read_predictions
 from albert_deploy.validation.evaluate.workers import SOURCE
 from albert_deploy.validation.parity.difference import Case
 
@@ -129,7 +130,7 @@ def test_predictions_and_logits_are_kept(
     evidence, _ = _run(tiny_tokenizer, reviews, keep=keep)
     assert [file.name for file in evidence.files] == ["source.jsonl.gz", "int8.jsonl.gz"]
     assert not stale.exists()
-    lines = read_predictions(evidence.files[1])
+    lines = [json.loads(x) for x in gzip.decompress(evidence.files[1].read_bytes()).splitlines()]
     assert [line["id"] for line in lines] == ["0", "1", "2", "3"]
     assert lines[1] == {"id": "1", "label": 1, "logits": [0.0, 1.0], "prediction": 1}
     assert evidence.journal is not None
