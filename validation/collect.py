@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from albert_deploy.runtime.contract import TASKS, VARIANTS
+from albert_deploy.runtime.contract import VARIANTS
 from albert_deploy.runtime.engines.table import AUTO, open_session
 from albert_deploy.runtime.errors import AlbertDeployError, ContractError
 from albert_deploy.runtime.session import Feeds, Session
@@ -104,9 +104,7 @@ def collect(
     contract, failures = manifest["contract"], dict(damaged)
     refused: dict[str, str] = {}
     plans: dict[str, dict[str, str]] = {}
-    heads = TASKS[manifest["task"]].outputs
-    argmax = {o.name_in(contract["family"]): o.argmax_axis is not None for o in heads}
-    decide = decisions(contract, argmax)
+    decide = decisions(contract, manifest["task"])
     files = {v: manifest["files"][manifest["variants"][v]["file"]]["sha256"] for v in variants}
     note("loading the fp32 source and the variants")
     with open_reference(manifest, source) as reference:

@@ -165,7 +165,7 @@ def planned(
     model: ir.Model, config: StaticConfig, texts: Texts
 ) -> tuple[Plan, Inputs, dict[str, int]]:
     """Do everything but insert Q/DQ, in place; return the plan, what it rests on, and counts."""
-    passes, inputs = prepared(model, config, texts)
+    passes, inputs = preprocess(model, config, texts)
     half = HalfConfig(dtype=FLOAT16)
     peaks = texts.peaks(model, watched(model, half)) if config.half else {}
     plan = make_plan(model, config, inputs)
@@ -176,7 +176,9 @@ def planned(
     return plan, inputs, passes
 
 
-def prepared(model: ir.Model, config: StaticConfig, texts: Texts) -> tuple[dict[str, int], Inputs]:
+def preprocess(
+    model: ir.Model, config: StaticConfig, texts: Texts
+) -> tuple[dict[str, int], Inputs]:
     """Drop what softmax does not see, move outlier channels into weights, and calibrate."""
     passes = {"key biases dropped": drop_key_bias(model)}
     if config.first_token:

@@ -120,7 +120,6 @@ CASES: list[tuple[str, str, Callable[[Path], Path], set[str]]] = [
 def run(directory: Path, name: str | None, data: Path, keep: Path, **config: Any) -> Evidence:
     manifest = read_manifest(directory)
     contract, task = manifest["contract"], manifest["task"]
-    argmax = {o.name_in(contract["family"]): o.argmax_axis is not None for o in TASKS[task].outputs}
     openers: dict[str, Callable[[], Session]] = {
         SOURCE: functools.partial(open_reference, manifest),
         "fp32": functools.partial(open_session, directory, variant="fp32", threads=1),
@@ -132,7 +131,7 @@ def run(directory: Path, name: str | None, data: Path, keep: Path, **config: Any
             contract=contract,
             task=task,
             tokenizer=load_tokenizer(directory),
-            decide=decisions(contract, argmax),
+            decide=decisions(contract, task),
             dataset=(name, data) if name else None,
             config=replace(EvaluateConfig(unlabelled_rows=4), **config),
             keep=Keep(reports=keep, models=dict.fromkeys(openers, "x")),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from tokenizers import Tokenizer
 from tqdm import tqdm
 
+from albert_deploy.runtime.contract import TASKS
 from albert_deploy.runtime.errors import AlbertDeployError, ContractError, InputError
 from albert_deploy.runtime.session import Session
 from albert_deploy.validation.data.datasets import read_data, shipped_texts
@@ -88,13 +88,13 @@ class Keep:
     models: Mapping[str, str]
 
 
-def decisions(contract: dict[str, Any], argmax: Mapping[str, bool]) -> dict[str, str | None]:
-    """Return for each output how it becomes a prediction, see ``Difference``."""
-    problem = contract["problem_type"]
+def decisions(contract: Mapping[str, Any], task: str) -> dict[str, str | None]:
+    """Return for each output of a task how it becomes a prediction, see ``Difference``."""
     by_problem = {"multi_label_classification": "sign", "regression": None}
+    kind = by_problem.get(contract["problem_type"], "argmax")
     return {
-        o["name"]: by_problem.get(problem, "argmax") if argmax[o["name"]] else None
-        for o in contract["outputs"]
+        output.name_in(contract["family"]): None if output.argmax_axis is None else kind
+        for output in TASKS[task].outputs
     }
 
 
@@ -177,7 +177,6 @@ def evaluate(
             results = run_in_workers(alive, todo, running, workers=config.workers)
         else:
             results = run_here(sessions, todo, running)
-        start, before = time.perf_counter(), kept.total_seconds
         done = sum(len(entry["numbers"]) for entry in journal.done)
         with tqdm(
             total=len(rows), initial=done, desc="rows", unit="row", disable=None, leave=False
@@ -185,7 +184,6 @@ def evaluate(
             for number, (group, ran) in enumerate(results, start=len(journal.done)):
                 entry = _recorded(group, ran, rows, how, kept)
                 kept.enter(entry)
-                kept.total_seconds = before + time.perf_counter() - start
                 journal.add({"group": number} | entry | kept.state())
                 bar.update(len(group))
     kept.fill(evidence, labelled=how is not None)
@@ -254,8 +252,6 @@ def _recorded(
     group: Group, ran: Ran, rows: Sequence[Example], how: Heads | None, kept: Kept
 ) -> dict[str, Any]:
     """Compare and predict what a group gave; return its entry, see ``Kept.enter``."""
-    for name, seconds in ran.seconds.items():
-        kept.engine_seconds[name] += seconds
     for name, reason in ran.failures.items():
         kept.failures.setdefault(name, reason)
     alive = [name for name in ran.outputs if name not in kept.failures]

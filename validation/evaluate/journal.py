@@ -13,7 +13,7 @@ from albert_deploy.runtime.manifest import os_failure, package_version
 
 FOLDER = ".progress"
 # Raised whenever a line of the journal, or what a row becomes, changes its form.
-SCHEMA = 1
+SCHEMA = 2
 # What computes the outputs; another version may round in another way.
 _PACKAGES = ("numpy", "onnxruntime", "openvino", "tokenizers", "torch", "transformers")
 

@@ -1,11 +1,10 @@
-"""Sessions under watch: a limit for each run, the time inside the engine, and failures by name."""
+"""Sessions with a limit for each run, whose failures name the model."""
 
 from __future__ import annotations
 
 import contextlib
 import queue
 import threading
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -36,7 +35,6 @@ class TimedSession(Session):
     Attributes:
         engine: See ``Session``.
         outputs: See ``Session``.
-        seconds: Time inside the session's runs so far.
         failure: Why it cannot run any more; None while it can.
     """
 
@@ -45,7 +43,6 @@ class TimedSession(Session):
             raise InputError(f"the timeout is {timeout_s} s; use more than 0, or none")
         self.engine = str(getattr(session, "engine", "engine"))
         self.outputs = tuple(session.outputs)
-        self.seconds = 0.0
         self.failure: str | None = None
         self._session, self._name, self._timeout_s = session, name, timeout_s
         self._asked: queue.SimpleQueue[Feeds | None] = queue.SimpleQueue()
@@ -99,22 +96,18 @@ class TimedSession(Session):
 
     def _answer(self, feeds: Feeds) -> Any:
         if self._timeout_s is None:
-            seconds, outputs = _timed(self._session, feeds)
-        else:
-            if self._thread is None:
-                # A daemon: a run that never ends must not keep the process.
-                self._thread = threading.Thread(
-                    target=_serve, args=(self._session, self._asked, self._told), daemon=True
-                )
-                self._thread.start()
-            self._asked.put(feeds)
-            try:
-                seconds, outputs = self._told.get(timeout=self._timeout_s)
-            except queue.Empty:
-                self.seconds += self._timeout_s
-                return None
-        self.seconds += seconds
-        return outputs
+            return _outcome(self._session, feeds)
+        if self._thread is None:
+            # A daemon: a run that never ends must not keep the process.
+            self._thread = threading.Thread(
+                target=_serve, args=(self._session, self._asked, self._told), daemon=True
+            )
+            self._thread.start()
+        self._asked.put(feeds)
+        try:
+            return self._told.get(timeout=self._timeout_s)
+        except queue.Empty:
+            return None
 
     def _checked(self, outputs: Any, rows: int, place: str) -> dict[str, npt.NDArray[np.float32]]:
         wrong = [n for n in self.outputs if n not in outputs or len(outputs[n]) != rows]
@@ -178,13 +171,11 @@ def _serve(
     session: Session, asked: queue.SimpleQueue[Feeds | None], told: queue.SimpleQueue[Any]
 ) -> None:
     while (feeds := asked.get()) is not None:
-        told.put(_timed(session, feeds))
+        told.put(_outcome(session, feeds))
 
 
-def _timed(session: Session, feeds: Feeds) -> tuple[float, Any]:
-    start = time.perf_counter()
+def _outcome(session: Session, feeds: Feeds) -> Any:
     try:
-        outputs: Any = session.run(feeds)
+        return session.run(feeds)
     except Exception as error:  # every engine has its own kinds, and none may stop the others
-        outputs = error
-    return time.perf_counter() - start, outputs
+        return error

@@ -47,12 +47,10 @@ class Ran:
     Attributes:
         outputs: By model, for each row of the group the outputs of each of its runs, as
             ``predictions.compared`` returns them.
-        seconds: By model the time inside the engine.
         failures: By variant why it cannot be run.
     """
 
     outputs: dict[str, list[list[Outputs]]] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
 
 
@@ -132,7 +130,6 @@ def _run(
     for name, session in sessions.items():
         if name in failures:
             continue
-        before = session.seconds
         try:
             outputs = iter(run_feeds(session, flat, how.batch.most(name, flat[0]), ids))
         except AlbertDeployError as error:
@@ -140,8 +137,6 @@ def _run(
                 raise
             failures[name] = str(error)
             continue
-        finally:
-            ran.seconds[name] = session.seconds - before
         ran.outputs[name] = [
             [compared(row, next(outputs), how.vocabulary, labelled=how.labelled) for _ in row.feeds]
             for _, row in group

@@ -112,10 +112,15 @@ def self_test_table(result: SelfTest) -> str:
 _MOST_BYTES = 512_000_000
 
 
-class Remembering(Session):
-    """See ``remembering``."""
+class CachedSession(Session):
+    """A session that gives the outputs of an input that it ran before without running it.
 
-    def __init__(self, session: Session, most_bytes: int) -> None:
+    Args:
+        session: A session; it is closed with this one.
+        most_bytes: Outputs that are kept; what comes after is run again each time.
+    """
+
+    def __init__(self, session: Session, most_bytes: int = _MOST_BYTES) -> None:
         self.engine, self.outputs = session.engine, session.outputs
         self._session, self._left = session, most_bytes
         self._known: dict[tuple[object, ...], dict[str, npt.NDArray[np.float32]]] = {}
@@ -136,13 +141,3 @@ class Remembering(Session):
         """See ``Session.close``."""
         self._known.clear()
         self._session.close()
-
-
-def remembering(session: Session, *, most_bytes: int = _MOST_BYTES) -> Remembering:
-    """Return a session that gives the outputs of an input that it ran before without running it.
-
-    Args:
-        session: A session; it is closed with the result.
-        most_bytes: Outputs that are kept; what comes after is run again each time.
-    """
-    return Remembering(session, most_bytes)

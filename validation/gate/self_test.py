@@ -15,7 +15,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from albert_deploy.runtime.contract import TASKS, VARIANTS
+from albert_deploy.runtime.contract import VARIANTS
 from albert_deploy.runtime.engines.table import choose_engine, open_file
 from albert_deploy.runtime.errors import AlbertDeployError, InputError
 from albert_deploy.runtime.manifest import check_file, read_manifest
@@ -26,7 +26,7 @@ from albert_deploy.validation.evaluate.evaluate import EvaluateConfig, decisions
 from albert_deploy.validation.evaluate.reference import open_reference
 from albert_deploy.validation.evaluate.workers import SOURCE
 from albert_deploy.validation.gate.checks import Check, contract_checks
-from albert_deploy.validation.gate.detection import CONTROL, Detection, SelfTest, remembering
+from albert_deploy.validation.gate.detection import CONTROL, CachedSession, Detection, SelfTest
 from albert_deploy.validation.gate.faults import FAULTS
 from albert_deploy.validation.gate.gate import compare_scores, judge
 from albert_deploy.validation.gate.policy import Policy, Rules, read_policy
@@ -90,7 +90,7 @@ def self_test(
     variants = config.variants or tuple(v for v in VARIANTS if v in manifest["variants"])
     policy = read_policy(config.gate)
     rows: list[Detection] = []
-    with remembering(open_reference(manifest, config.source)) as source:
+    with CachedSession(open_reference(manifest, config.source)) as source:
         judged = _Judge(directory, manifest, config, policy, source)
         for variant in variants:
             control = judged.checks(variant, None)
@@ -118,11 +118,7 @@ class _Judge:
         self._directory, self._manifest, self._config = directory, manifest, config
         self._policy, self._source = policy, source
         self._tokenizer = load_tokenizer(directory)
-        contract, task = manifest["contract"], manifest["task"]
-        outputs = TASKS[task].outputs
-        self._decide = decisions(
-            contract, {o.name_in(contract["family"]): o.argmax_axis is not None for o in outputs}
-        )
+        self._decide = decisions(manifest["contract"], manifest["task"])
         self._examples = (
             read_data(*config.dataset).rows[: config.rows] if config.dataset is not None else None
         )

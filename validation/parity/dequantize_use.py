@@ -12,7 +12,7 @@ from collections.abc import Iterable
 import numpy as np
 import onnx_ir as ir
 
-from albert_deploy.export.graph.edit import add_initializer, named_node
+from albert_deploy.export.graph.edit import add_initializer, bias_behind, named_node, producer
 from albert_deploy.export.graph.naming import QUERY_KEY
 from albert_deploy.export.graph.uses import Point, real_type
 from albert_deploy.runtime.errors import ContractError
@@ -68,15 +68,13 @@ class _Editor:
                 # The integer product's scale has the division by the root of the size in it.
                 new.append(self._node("Mul", [new[-1].outputs[0], self._divisor(wanted)]))
             return self._replace(last.outputs[0], new)
-        bias = _bias_behind(wanted)
-        add = self._nodes.get(bias.name) if bias is not None else None
-        if bias is not None and add is not None:
-            value = next(v for v in bias.inputs if v is not None and v.is_initializer())
-            real = self._ours.real(value)
-            if real is not None:
-                stored = self._add(f"{value.name}_{point.weight}", real * np.exp2(columns))
-                new.append(self._node("Add", [new[-1].outputs[0], stored]))
-                last = add
+        found = bias_behind(wanted)
+        add = self._nodes.get(found[0].name) if found is not None else None
+        real = self._ours.real(found[1]) if found is not None else None
+        if found is not None and add is not None and real is not None:
+            stored = self._add(f"{found[1].name}_{point.weight}", real * np.exp2(columns))
+            new.append(self._node("Add", [new[-1].outputs[0], stored]))
+            last = add
         return self._replace(last.outputs[0], new)
 
     def _integer(self, point: Point, wanted: ir.Node) -> tuple[ir.Node, ir.Node]:
@@ -87,9 +85,9 @@ class _Editor:
             last = self._made.get(readers[0].outputs[0].name) if readers else None
         # The probabilities' sum divides the product.
         if last is not None and last.op_type == "Div":
-            last = _producer(last.inputs[0])
-        cast = next((n for v in last.inputs if (n := _cast(v))), None) if last else None
-        product = _producer(cast.inputs[0]) if cast is not None else None
+            last = producer(last.inputs[0])
+        cast = next((n for v in last.inputs if (n := producer(v, "Cast"))), None) if last else None
+        product = producer(cast.inputs[0]) if cast is not None else None
         if last is None or product is None or product.op_type != "MatMulInteger":
             raise ContractError(f"the variant has no product {point.label}; quantize again")
         return product, last
@@ -97,9 +95,9 @@ class _Editor:
     def _real(self, value: ir.Value | None, new: list[ir.Node]) -> ir.Value:
         """Return a product's input in float32, before it was rounded; moves are made again."""
         moves: list[ir.Node] = []
-        node = _producer(value)
+        node = producer(value)
         while node is not None and value is not None:
-            if node.op_type == "DequantizeLinear" and (rounds := _producer(node.inputs[0])):
+            if node.op_type == "DequantizeLinear" and (rounds := producer(node.inputs[0])):
                 value = rounds.inputs[0] if rounds.op_type in _ROUNDS else value
                 if rounds.op_type not in _ROUNDS:
                     break
@@ -110,7 +108,7 @@ class _Editor:
                 value = node.inputs[0]
             else:
                 break
-            node = _producer(value)
+            node = producer(value)
         if value is None:
             raise ContractError("a product has no input; quantize again")
         new.append(self._node("Cast", [value], to=int(ir.DataType.FLOAT)))
@@ -151,8 +149,8 @@ class _Editor:
         kind = real_type(value)
         if kind != ir.DataType.FLOAT:
             new.append(self._node("Cast", [new[-1].outputs[0]], to=int(kind)))
-        result, producer = new[-1].outputs[0], value.producer()
-        if producer is None:
+        result, maker = new[-1].outputs[0], value.producer()
+        if maker is None:
             raise ContractError(f"{value.name} comes from nowhere; quantize again")
         readers = [(n, i) for n, i in value.uses() if n not in set(new)]
         for node, index in readers:
@@ -163,22 +161,5 @@ class _Editor:
                 result.shape, result.type = value.shape, value.type
                 name, value.name = value.name, f"{value.name}_before_restored"
                 result.name, outputs[place] = name, result
-        self._model.graph.insert_after(producer, new)
+        self._model.graph.insert_after(maker, new)
         return 1
-
-
-def _producer(value: ir.Value | None) -> ir.Node | None:
-    return value.producer() if value is not None else None
-
-
-def _cast(value: ir.Value | None) -> ir.Node | None:
-    node = _producer(value)
-    return node if node is not None and node.op_type == "Cast" else None
-
-
-def _bias_behind(node: ir.Node) -> ir.Node | None:
-    readers = [reader for reader, _ in node.outputs[0].uses()]
-    if len(readers) != 1 or readers[0].op_type != "Add":
-        return None
-    stored = any(v is not None and v.is_initializer() for v in readers[0].inputs)
-    return readers[0] if stored else None
