@@ -1,4 +1,4 @@
-"""One lane of an engine: an execution context with its stream, its memory and its graph."""
+"""An execution context of an engine, with its stream, its memory and its graph."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ _BAD = ("ERROR", "INTERNAL_ERROR")
 
 @dataclass(frozen=True, kw_only=True)
 class Loaded:
-    """An engine in the memory of a GPU, and what its lanes share.
+    """An engine in the memory of a GPU, and what its contexts share.
 
     Attributes:
         cuda: Result of ``device_buffers.load_cuda``.
@@ -88,7 +88,7 @@ class _Place:
     dtype: npt.DTypeLike
 
 
-class Lane:
+class Context:
     """Runs one profile of an engine, one run at a time.
 
     Inputs lie side by side in one block and outputs in another, so that a run copies once in
@@ -98,7 +98,7 @@ class Lane:
         loaded: The engine.
         profile: Index of the profile.
         graphs: Capture a graph in the second run of a shape: what the first one does, such as
-            compiling kernels, cannot be captured. Such a lane should meet a single shape.
+            compiling kernels, cannot be captured. Such a context should meet a single shape.
         timed: Measure the time on the GPU.
     """
 
@@ -118,7 +118,7 @@ class Lane:
         self._blocks = (Block(loaded.cuda), Block(loaded.cuda))
         try:
             with collecting() as lines:
-                self._context = _context(loaded)
+                self._context = _execution_context(loaded)
                 if self._context is None:
                     raise MachineError(f"TensorRT makes no execution context: {told(lines)}")
                 if not self._context.set_optimization_profile_async(profile, self._handle):
@@ -234,7 +234,7 @@ def told(lines: Sequence[LogLine]) -> str:
     return "; ".join(bad[:3]) or "its log does not say why"
 
 
-def _context(loaded: Loaded) -> Any:
+def _execution_context(loaded: Loaded) -> Any:
     engine, strategies = loaded.engine, loaded.module.ExecutionContextAllocationStrategy
     strategy = strategies.STATIC if loaded.scratch is None else strategies.USER_MANAGED
     if loaded.config is None:

@@ -1,4 +1,4 @@
-"""Load a checked plan: from its bytes to an engine that lanes can run."""
+"""Load a checked plan: from its bytes to an engine that contexts can run."""
 
 from __future__ import annotations
 
