@@ -21,7 +21,7 @@ from albert_deploy.runtime.errors import (
     MachineError,
 )
 from albert_deploy.runtime.manifest import check_file, model_files, package_version, read_manifest
-from albert_deploy.runtime.trt.machine import Here, look
+from albert_deploy.runtime.trt.machine import Machine, this_machine
 from albert_deploy.runtime.trt.plans import plan_names, plan_problems
 from albert_deploy.runtime.trt.record import FOLDER
 
@@ -155,18 +155,18 @@ def doctor(directory: Path, *, index: int = 0) -> Diagnosis:
         InputError: It is no deployment directory.
     """
     manifest = read_manifest(directory)
-    here = look(index)
-    rows = (*_onnx_rows(directory, manifest), *_plan_rows(directory, manifest, here))
-    return Diagnosis(rows=rows, machine=machine_facts(here))
+    machine = this_machine(index)
+    rows = (*_onnx_rows(directory, manifest), *_plan_rows(directory, manifest, machine))
+    return Diagnosis(rows=rows, machine=describe_machine(machine))
 
 
-def machine_facts(here: Here) -> dict[str, Any]:
+def describe_machine(machine: Machine) -> dict[str, Any]:
     """Return what a diagnosis says of the machine."""
     return {
         "system": platform.platform(),
         "python": platform.python_version(),
-        "gpu": here.found.to_json(),
-        "free_bytes": here.free_bytes,
+        "gpu": machine.found.to_json(),
+        "free_bytes": machine.free_bytes,
         "packages": {name: package_version(name) for name in _PACKAGES},
     }
 
@@ -201,9 +201,9 @@ def _onnx_rows(directory: Path, manifest: dict[str, Any]) -> Iterator[Row]:
             )
 
 
-def _plan_rows(directory: Path, manifest: dict[str, Any], here: Here) -> Iterator[Row]:
+def _plan_rows(directory: Path, manifest: dict[str, Any], machine: Machine) -> Iterator[Row]:
     for name in plan_names(directory, manifest):
-        record, problems = plan_problems(directory, name, here=here)
+        record, problems = plan_problems(directory, name, machine=machine)
         listed = manifest.get("engines", {}).get(name, {})
         sound = record is not None
         yield Row(
@@ -214,8 +214,8 @@ def _plan_rows(directory: Path, manifest: dict[str, Any], here: Here) -> Iterato
             why="; also: ".join(map(str, problems)),
             exit_code=problems[0].exit_code if problems else EXIT_PASS,
             meant=record is not None
-            and here.gpu is not None
-            and record.capability == here.gpu.capability,
+            and machine.gpu is not None
+            and record.capability == machine.gpu.capability,
         )
 
 

@@ -255,14 +255,14 @@ def _open_trusted(
 ) -> tuple[Choice, Session]:
     """Open the first plan that runs here, whether or not the manifest vouches for it."""
     from albert_deploy.runtime.trt.context import TrtConfig
-    from albert_deploy.runtime.trt.machine import look
+    from albert_deploy.runtime.trt.machine import this_machine
     from albert_deploy.runtime.trt.plans import check_plan, plan_names
     from albert_deploy.runtime.trt.session import open_trt
 
-    here, reasons = look(), []
+    machine, reasons = this_machine(), []
     for name in plan_names(directory, manifest):
         try:
-            record = check_plan(directory, name, here=here, trust=True)
+            record = check_plan(directory, name, machine=machine, trust=True)
         except AlbertDeployError as error:
             reasons.append(f"{name}: {error}")
             continue

@@ -245,9 +245,9 @@ def _on_gpu(directory: Path, manifest: Mapping[str, Any], variant: str) -> str |
             continue
         if name != "trt":
             return name
-        from albert_deploy.runtime.trt.machine import look
+        from albert_deploy.runtime.trt.machine import this_machine
         from albert_deploy.runtime.trt.plans import find_plan
 
-        if find_plan(directory, manifest, variant, look())[0] is not None:
+        if find_plan(directory, manifest, variant, this_machine())[0] is not None:
             return name
     return None

@@ -12,7 +12,7 @@ from typing import Any
 
 from albert_deploy.runtime.errors import AlbertDeployError, ContractError, InputError
 from albert_deploy.runtime.manifest import MANIFEST_NAME, read_manifest, sha256_of
-from albert_deploy.runtime.trt.machine import Here, machine_problems
+from albert_deploy.runtime.trt.machine import Machine, machine_problems
 from albert_deploy.runtime.trt.record import _AGAIN, FOLDER, PlanRecord, read_record, record_file
 
 # TensorRT for RTX starts its plans with a header of 64 bytes, as seen in those of 1.7: this word,
@@ -20,13 +20,13 @@ from albert_deploy.runtime.trt.record import _AGAIN, FOLDER, PlanRecord, read_re
 _RTX_MAGIC = b"vtrt"
 
 
-def check_plan(directory: Path, name: str, *, here: Here, trust: bool = False) -> PlanRecord:
+def check_plan(directory: Path, name: str, *, machine: Machine, trust: bool = False) -> PlanRecord:
     """Return the record of an engine that can run here; its plan is hashed, never loaded.
 
     Args:
         directory: Deployment directory.
         name: Of the engine, such as ``sm89-fp16``.
-        here: Result of ``plan_machine.look``.
+        machine: Result of ``machine.this_machine``.
         trust: Run what no manifest vouches for. The record must be there all the same, and the
             plan the one that it describes.
 
@@ -35,14 +35,14 @@ def check_plan(directory: Path, name: str, *, here: Here, trust: bool = False) -
         ContractError: The plan or its record was damaged, or its ONNX file made again since.
         MachineError: This machine cannot run it.
     """
-    record, problems = plan_problems(directory, name, here=here, trust=trust)
+    record, problems = plan_problems(directory, name, machine=machine, trust=trust)
     if problems or record is None:
         raise problems[0]
     return record
 
 
 def plan_problems(
-    directory: Path, name: str, *, here: Here, trust: bool = False
+    directory: Path, name: str, *, machine: Machine, trust: bool = False
 ) -> tuple[PlanRecord | None, list[AlbertDeployError]]:
     """Return an engine's record and everything that keeps it from running here.
 
@@ -56,7 +56,7 @@ def plan_problems(
         _check_bytes(directory / record.file, record)
     except AlbertDeployError as error:
         return None, [error]
-    return record, list(machine_problems(record, here))
+    return record, list(machine_problems(record, machine))
 
 
 def plan_names(directory: Path, manifest: Mapping[str, Any]) -> tuple[str, ...]:
@@ -67,7 +67,7 @@ def plan_names(directory: Path, manifest: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def find_plan(
-    directory: Path, manifest: Mapping[str, Any], variant: str, here: Here
+    directory: Path, manifest: Mapping[str, Any], variant: str, machine: Machine
 ) -> tuple[str | None, list[str]]:
     """Return the engine of a variant that runs here, and why each of the others does not.
 
@@ -78,11 +78,11 @@ def find_plan(
     for name, entry in manifest.get("engines", {}).items():
         if entry.get("variant") != variant:
             continue
-        record, problems = plan_problems(directory, name, here=here)
+        record, problems = plan_problems(directory, name, machine=machine)
         if record is None or problems:
             reasons.append(f"{name}: {problems[0]}")
         else:
-            exact = here.gpu is not None and record.capability == here.gpu.capability
+            exact = machine.gpu is not None and record.capability == machine.gpu.capability
             fitting.append((not exact, name))
     return (min(fitting)[1] if fitting else None), reasons
 

@@ -18,7 +18,7 @@ from albert_deploy.runtime.manifest import read_manifest, writing
 from albert_deploy.runtime.session import Feeds, Session, check_feeds
 from albert_deploy.runtime.trt.context import Context, Loaded, TrtConfig
 from albert_deploy.runtime.trt.load import load, runtime_cache_file
-from albert_deploy.runtime.trt.machine import look
+from albert_deploy.runtime.trt.machine import Machine, this_machine
 from albert_deploy.runtime.trt.plans import check_plan, find_plan
 from albert_deploy.runtime.trt.profiles import Run, joined_outputs, padded_rows, plan_runs
 from albert_deploy.runtime.trt.record import PlanRecord
@@ -160,16 +160,16 @@ def open_trt(
         MachineError: This machine cannot run it: TensorRT, GPU, driver or memory.
     """
     config = config or TrtConfig()
-    here = look(config.device)
+    machine = this_machine(config.device)
     if name in VARIANTS:
-        name = _engine_of(directory, name, config.device)
-    record = check_plan(directory, name, here=here, trust=trust)
+        name = _engine_of(directory, name, machine)
+    record = check_plan(directory, name, machine=machine, trust=trust)
     guard = _Guard() if trust else _guard(read_manifest(directory))
     return TrtSession(load(directory, record, config), record, config, guard)
 
 
-def _engine_of(directory: Path, variant: str, device: int) -> str:
-    found, reasons = find_plan(directory, read_manifest(directory), variant, look(device))
+def _engine_of(directory: Path, variant: str, machine: Machine) -> str:
+    found, reasons = find_plan(directory, read_manifest(directory), variant, machine)
     if found is not None:
         return found
     if reasons:
