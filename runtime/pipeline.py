@@ -27,7 +27,7 @@ from albert_deploy.runtime.manifest import (
 from albert_deploy.runtime.options import Options, options_for
 from albert_deploy.runtime.recommend import Choice, recommend
 from albert_deploy.runtime.session import Feeds, Outputs, Session
-from albert_deploy.runtime.tasks.head import Facts, Prepared
+from albert_deploy.runtime.tasks.head import Prepared, TaskInfo
 from albert_deploy.runtime.tasks.heads import HEADS
 from albert_deploy.runtime.tasks.tokenize import TOKENIZER_NAME, load_tokenizer
 
@@ -49,13 +49,13 @@ class Model:
         labels: Names of the classes, in the order of the logits; empty where there are none.
     """
 
-    def __init__(self, session: Session, facts: Facts, *, variant: str, ranked: bool) -> None:
-        self.task = facts.task
+    def __init__(self, session: Session, info: TaskInfo, *, variant: str, ranked: bool) -> None:
+        self.task = info.task
         self.variant = variant
         self.engine = session.engine
-        self.labels = facts.labels
+        self.labels = info.labels
         self._session = session
-        self._facts = facts
+        self._info = info
         self._ranked = ranked
 
     def __call__(self, inputs: Any = None, **given: Any) -> Any:
@@ -122,7 +122,7 @@ class Model:
         Raises:
             InputError: It cannot be used.
         """
-        return HEADS[self.task].prepare(self._facts, dict(item), options, row)
+        return HEADS[self.task].prepare(self._info, dict(item), options, row)
 
     def run(self, prepared: Iterable[Prepared], *, batch_size: int) -> Iterator[Any]:
         """Answer inputs that were prepared, in their order, as ``stream`` does.
@@ -133,14 +133,14 @@ class Model:
         config = StreamConfig(
             batch_size=batch_size,
             tokens=HEADS[self.task].tokens,
-            pad_id=self._facts.pad_id,
+            pad_id=self._info.pad_id,
             run_tokens=_RUN_TOKENS.get(self.engine),
         )
         return answers(prepared, self._run, config)
 
     def warm_up(self, rows: int, tokens: int = 16) -> None:
         """Run the network once on empty rows [rows, tokens], so that the first answer is quick."""
-        row = np.zeros((rows, min(tokens, self._facts.max_length)), np.int64)
+        row = np.zeros((rows, min(tokens, self._info.max_length)), np.int64)
         self._run(dict.fromkeys(INPUT_NAMES, row), rows)
 
     def close(self) -> None:
@@ -209,7 +209,7 @@ def load(
         check_bundle(place)
     manifest = read_manifest(place)
     check_shape(manifest, place / MANIFEST_NAME)
-    facts = read_facts(place, manifest)
+    info = read_task_info(place, manifest)
     if trust and engine == "trt":
         choice, session = _open_trusted(place, manifest, variant)
     else:
@@ -217,10 +217,10 @@ def load(
         session = open_session(place, variant=choice.variant, threads=threads, engine=choice.engine)
     _LOG.info("%s: %s in %s (%s)", place, choice.variant, session.engine, choice.why)
     ranked = CHOICES in manifest["contract"]["inputs"][0]["axes"]
-    return Model(session, facts, variant=choice.variant, ranked=ranked)
+    return Model(session, info, variant=choice.variant, ranked=ranked)
 
 
-def read_facts(directory: Path, manifest: dict[str, Any]) -> Facts:
+def read_task_info(directory: Path, manifest: dict[str, Any]) -> TaskInfo:
     """Read the tokenizer and whatever else texts and answers need of a directory.
 
     Raises:
@@ -236,7 +236,7 @@ def read_facts(directory: Path, manifest: dict[str, Any]) -> Facts:
     width = contract["outputs"][0]["axes"][-1]
     labelled = manifest["task"] in ("text-classification", "token-classification")
     usual = tuple(f"LABEL_{i}" for i in range(width)) if isinstance(width, int) else ()
-    return Facts(
+    return TaskInfo(
         task=manifest["task"],
         family=contract["family"],
         tokenizer=tokenizer,

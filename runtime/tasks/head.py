@@ -17,7 +17,7 @@ _UNKNOWN_TOKENS = ("[UNK]", "<unk>")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Facts:
+class TaskInfo:
     """What of a deployment directory answers need, beside the model.
 
     Attributes:

@@ -13,11 +13,11 @@ from albert_deploy.runtime.tasks.classification import (
     prepare_text,
 )
 from albert_deploy.runtime.tasks.fill_mask import prepare_masked, prepare_pretraining
-from albert_deploy.runtime.tasks.head import Facts, Prepared
+from albert_deploy.runtime.tasks.head import Prepared, TaskInfo
 from albert_deploy.runtime.tasks.question_answering import prepare_question
 from albert_deploy.runtime.tasks.token_classification import prepare_tokens
 
-_Prepare = Callable[[Facts, dict[str, Any], Options, str], Prepared]
+_Prepare = Callable[[TaskInfo, dict[str, Any], Options, str], Prepared]
 
 
 @dataclass(frozen=True, kw_only=True)
