@@ -27,7 +27,7 @@ from albert_deploy.runtime.manifest import (
 from albert_deploy.runtime.options import Options, options_for
 from albert_deploy.runtime.recommend import Choice, recommend
 from albert_deploy.runtime.session import Feeds, Outputs, Session
-from albert_deploy.runtime.tasks.head import Prepared, TaskInfo
+from albert_deploy.runtime.tasks.head import Encoded, TaskInfo
 from albert_deploy.runtime.tasks.heads import HEADS
 from albert_deploy.runtime.tasks.tokenize import TOKENIZER_NAME, load_tokenizer
 
@@ -116,16 +116,16 @@ class Model:
         """
         return self._stream(inputs, options_for(self.task, given), noun=noun, skip_bad=skip_bad)
 
-    def prepare(self, item: Mapping[str, Any], options: Options, row: str) -> Prepared:
+    def encode(self, item: Mapping[str, Any], options: Options, row: str) -> Encoded:
         """Tokenize one input that ``inputs.item`` checked, named ``row`` in errors.
 
         Raises:
             InputError: It cannot be used.
         """
-        return HEADS[self.task].prepare(self._info, dict(item), options, row)
+        return HEADS[self.task].encode(self._info, dict(item), options, row)
 
-    def run(self, prepared: Iterable[Prepared], *, batch_size: int) -> Iterator[Any]:
-        """Answer inputs that were prepared, in their order, as ``stream`` does.
+    def run(self, encoded: Iterable[Encoded], *, batch_size: int) -> Iterator[Any]:
+        """Answer inputs that were encoded, in their order, as ``stream`` does.
 
         Raises:
             ContractError: Outputs are NaN or infinite.
@@ -136,7 +136,7 @@ class Model:
             pad_id=self._info.pad_id,
             run_tokens=_RUN_TOKENS.get(self.engine),
         )
-        return answers(prepared, self._run, config)
+        return answers(encoded, self._run, config)
 
     def warm_up(self, rows: int, tokens: int = 16) -> None:
         """Run the network once on empty rows [rows, tokens], so that the first answer is quick."""
@@ -156,22 +156,22 @@ class Model:
     def _stream(
         self, inputs: Iterable[Any], options: Options, *, noun: str = "text", skip_bad: bool = False
     ) -> Iterator[Any]:
-        prepared = self._prepared(inputs, options, noun, skip_bad)
-        return self.run(prepared, batch_size=options.batch_size)
+        encoded = self._encoded(inputs, options, noun, skip_bad)
+        return self.run(encoded, batch_size=options.batch_size)
 
-    def _prepared(
+    def _encoded(
         self, inputs: Iterable[Any], options: Options, noun: str, skip_bad: bool
-    ) -> Iterator[Prepared]:
+    ) -> Iterator[Encoded]:
         for number, one in enumerate(inputs, 1):
             row = f"{noun} {number}"
             try:
                 if isinstance(one, AlbertDeployError):
                     raise one
-                made = self.prepare(item(self.task, one, row=row), options, row)
+                made = self.encode(item(self.task, one, row=row), options, row)
             except InputError as error:
                 if not skip_bad:
                     raise
-                made = Prepared(rows=[], answer=partial(_error, str(error)))
+                made = Encoded(rows=[], answer=partial(_error, str(error)))
             yield replace(made, answer=partial(_guarded, made.answer)) if skip_bad else made
 
     def _run(self, feeds: Feeds, choices: int) -> Outputs:

@@ -169,12 +169,12 @@ def _tokenized(
 ) -> Iterator[Row]:
     """Tokenize as the task does; each window or choice is a row of its own, so nothing pads."""
     from albert_deploy.runtime.tasks.tokenize import load_tokenizer
-    from albert_deploy.validation.data.rows import RowsConfig, prepared
+    from albert_deploy.validation.data.rows import RowsConfig, encode_rows
 
     contract = manifest["contract"]
     tokenizer = load_tokenizer(directory)
     choices = CHOICES in contract["inputs"][0]["axes"]
-    for row in prepared(rows, contract, tokenizer, RowsConfig(truncate=config.truncate)):
+    for row in encode_rows(rows, contract, tokenizer, RowsConfig(truncate=config.truncate)):
         for feeds in row.feeds:
             if not choices:
                 yield Row(id=row.id, feeds=feeds)

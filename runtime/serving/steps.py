@@ -28,11 +28,11 @@ from albert_deploy.runtime.serving.wire import (
     write_answers,
 )
 from albert_deploy.runtime.session import Feeds, Outputs
-from albert_deploy.runtime.tasks.head import Prepared, TaskInfo
+from albert_deploy.runtime.tasks.head import Encoded, TaskInfo
 from albert_deploy.runtime.tasks.heads import HEADS
 from albert_deploy.runtime.tasks.tokenize import stack
 
-_Prepare = Callable[[dict[str, Any], Options, str], Prepared]
+_Encode = Callable[[dict[str, Any], Options, str], Encoded]
 
 
 def answer_requests(
@@ -52,10 +52,10 @@ def answer_requests(
     Raises:
         ContractError: Outputs are NaN or infinite: no request of these has an answer.
     """
-    tried: list[list[Prepared] | AlbertDeployError] = []
+    tried: list[list[Encoded] | AlbertDeployError] = []
     for request in requests:
         try:
-            tried.append(_prepared(model.task, request, settings, model.prepare))
+            tried.append(_encoded(model.task, request, settings, model.encode))
         except InputError as error:
             tried.append(error)
     rows = [
@@ -125,13 +125,13 @@ def answers_from(
         InputError: The request cannot be used, or the outputs are those of another one.
         ContractError: Outputs are NaN or infinite.
     """
-    prepared = _of(info, request, settings)
-    count = sum(len(one.rows) for one in prepared)
+    encoded = _of(info, request, settings)
+    count = sum(len(one.rows) for one in encoded)
     for name, value in outputs.items():
         if len(value) != count:
             raise InputError(f"{name} has {len(value)} rows, the request {count}; ask again")
     row, answers = 0, []
-    for one in prepared:
+    for one in encoded:
         kept: list[Outputs] = []
         for feeds in one.rows:
             mine = {name: np.asarray(value[row], np.float32) for name, value in outputs.items()}
@@ -141,16 +141,16 @@ def answers_from(
     return write_answers(answers)
 
 
-def _of(info: TaskInfo, request: Request, settings: Settings) -> list[Prepared]:
+def _of(info: TaskInfo, request: Request, settings: Settings) -> list[Encoded]:
     head = HEADS[info.task]
-    return _prepared(info.task, request, settings, partial(head.prepare, info))
+    return _encoded(info.task, request, settings, partial(head.encode, info))
 
 
-def _prepared(task: str, request: Request, settings: Settings, prepare: _Prepare) -> list[Prepared]:
+def _encoded(task: str, request: Request, settings: Settings, encode: _Encode) -> list[Encoded]:
     options = read_options(task, request.parameters, settings)
     items = read_items(task, request, settings)
     names = row_names(len(items))
-    made = [prepare(one, options, row) for one, row in zip(items, names, strict=True)]
+    made = [encode(one, options, row) for one, row in zip(items, names, strict=True)]
     count = sum(len(one.rows) for one in made)
     if count > settings.max_rows:
         raise InputError(

@@ -1,4 +1,4 @@
-"""Answers of every task, one literal table: how a text is prepared and what its answer is."""
+"""Answers of every task, one literal table: how a text is encoded and what its answer is."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from albert_deploy.runtime.errors import InputError
 from albert_deploy.runtime.options import Options
 from albert_deploy.runtime.session import Feeds, Outputs
 from albert_deploy.runtime.tasks.head import (
-    Prepared,
+    Encoded,
     TaskInfo,
     keep_all,
     keep_tokens,
@@ -23,7 +23,7 @@ from albert_deploy.runtime.tasks.tokenize import encode, encode_choice, stack
 _MAX_CHOICE = 128
 
 
-def prepare_text(info: TaskInfo, item: dict[str, Any], options: Options, row: str) -> Prepared:
+def encode_text(info: TaskInfo, item: dict[str, Any], options: Options, row: str) -> Encoded:
     """Tokenize a text or a pair to be classified.
 
     The answer is ``label`` and ``score``, or with a ``top_k`` a list of them, the best first.
@@ -42,10 +42,10 @@ def prepare_text(info: TaskInfo, item: dict[str, Any], options: Options, row: st
         ranked = sorted(found, key=lambda one: one["score"], reverse=True)
         return ranked[: options.count(1, len(ranked))]
 
-    return Prepared(rows=[_feeds(info, item, options, row)], answer=answer)
+    return Encoded(rows=[_feeds(info, item, options, row)], answer=answer)
 
 
-def prepare_features(info: TaskInfo, item: dict[str, Any], options: Options, row: str) -> Prepared:
+def encode_features(info: TaskInfo, item: dict[str, Any], options: Options, row: str) -> Encoded:
     """Tokenize a text or a pair whose vectors are wanted.
 
     The answer is a list [1][tokens][hidden], or with ``pooled`` one vector [hidden].
@@ -63,10 +63,10 @@ def prepare_features(info: TaskInfo, item: dict[str, Any], options: Options, row
     def answer(rows: list[Outputs]) -> Any:
         return rows[0][pooled].tolist() if options.pooled else [rows[0][tokens].tolist()]
 
-    return Prepared(rows=[_feeds(info, item, options, row)], answer=answer, keep=keep)
+    return Encoded(rows=[_feeds(info, item, options, row)], answer=answer, keep=keep)
 
 
-def prepare_choices(info: TaskInfo, item: dict[str, Any], options: Options, row: str) -> Prepared:
+def encode_choices(info: TaskInfo, item: dict[str, Any], options: Options, row: str) -> Encoded:
     """Lay each choice beside the context, cut as ALBERT's reference does for RACE.
 
     The answer has ``index`` (of the chosen one, from 0), ``choice`` (its text), ``score`` (its
@@ -95,7 +95,7 @@ def prepare_choices(info: TaskInfo, item: dict[str, Any], options: Options, row:
         best = int(np.argmax(scores))
         return {"index": best, "choice": choices[best], "score": scores[best], "scores": scores}
 
-    return Prepared(rows=[stack(each, info.pad_id)], answer=answer)
+    return Encoded(rows=[stack(each, info.pad_id)], answer=answer)
 
 
 def _feeds(info: TaskInfo, item: dict[str, Any], options: Options, row: str) -> Feeds:

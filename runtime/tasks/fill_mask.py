@@ -10,7 +10,7 @@ import numpy.typing as npt
 from albert_deploy.runtime.errors import InputError
 from albert_deploy.runtime.options import Options
 from albert_deploy.runtime.session import Feeds, Outputs
-from albert_deploy.runtime.tasks.head import Prepared, TaskInfo, softmax
+from albert_deploy.runtime.tasks.head import Encoded, TaskInfo, softmax
 from albert_deploy.runtime.tasks.tokenize import encode
 
 _TOP = 5
@@ -18,7 +18,7 @@ _TOP = 5
 _ORDER = {"albert": ("in order", "swapped"), "bert": ("next", "random")}
 
 
-def prepare_masked(info: TaskInfo, item: dict[str, Any], options: Options, row: str) -> Prepared:
+def encode_masked(info: TaskInfo, item: dict[str, Any], options: Options, row: str) -> Encoded:
     """Tokenize one text with masks.
 
     The answer to one mask is a list of ``score``, ``token``, ``token_str`` and ``sequence``, the
@@ -37,15 +37,13 @@ def prepare_masked(info: TaskInfo, item: dict[str, Any], options: Options, row: 
         found = _fill(info, options, wanted, feeds, places, rows[0][info.outputs[0]])
         return found[0] if len(found) == 1 else found
 
-    return Prepared(rows=[feeds], answer=answer, keep=lambda o, _: _at(o, info.outputs[0], places))
+    return Encoded(rows=[feeds], answer=answer, keep=lambda o, _: _at(o, info.outputs[0], places))
 
 
-def prepare_pretraining(
-    info: TaskInfo, item: dict[str, Any], options: Options, row: str
-) -> Prepared:
+def encode_pretraining(info: TaskInfo, item: dict[str, Any], options: Options, row: str) -> Encoded:
     """Tokenize one text, or two segments, for both heads of pretraining.
 
-    The answer has ``predictions``, for each mask a list as of ``prepare_masked``, and
+    The answer has ``predictions``, for each mask a list as of ``encode_masked``, and
     ``sentence_order`` with ``label`` (``in order`` or ``swapped``; of BERT, which was trained on
     another question, ``next`` or ``random``), its ``score``, and ``scores`` of both labels.
 
@@ -69,7 +67,7 @@ def prepare_pretraining(
             },
         }
 
-    return Prepared(
+    return Encoded(
         rows=[feeds],
         answer=answer,
         keep=lambda outputs, _: _at(outputs, words, places) | {order: outputs[order].copy()},

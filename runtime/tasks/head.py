@@ -89,7 +89,7 @@ def keep_tokens(outputs: Outputs, feeds: Feeds) -> Outputs:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prepared:
+class Encoded:
     """A text that was tokenized, and how its answer is made.
 
     Attributes:

@@ -15,14 +15,14 @@ import numpy.typing as npt
 from albert_deploy.runtime.errors import InputError
 from albert_deploy.runtime.options import Options
 from albert_deploy.runtime.session import Outputs
-from albert_deploy.runtime.tasks.head import Prepared, TaskInfo, keep_tokens, softmax
+from albert_deploy.runtime.tasks.head import Encoded, TaskInfo, keep_tokens, softmax
 from albert_deploy.runtime.tasks.tokenize import Window, windows
 
 _MAX_WINDOW, _MAX_STRIDE, _SPECIALS = 384, 128, 3
 _Spans = npt.NDArray[np.int64]
 
 
-def prepare_question(info: TaskInfo, item: dict[str, Any], options: Options, row: str) -> Prepared:
+def encode_question(info: TaskInfo, item: dict[str, Any], options: Options, row: str) -> Encoded:
     """Lay a question beside each stretch of its context.
 
     The answer has ``score`` (a probability), ``start`` and ``end`` (characters of the context)
@@ -56,7 +56,7 @@ def prepare_question(info: TaskInfo, item: dict[str, Any], options: Options, row
             raise InputError(f"{row} has a context without an answer of any text; give words")
         return best[0] if len(best) == 1 else best
 
-    return Prepared(rows=[window.feeds for window in found], answer=answer, keep=keep_tokens)
+    return Encoded(rows=[window.feeds for window in found], answer=answer, keep=keep_tokens)
 
 
 def _answers(

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from albert_deploy.runtime.errors import InputError
 from albert_deploy.runtime.options import Options
 from albert_deploy.runtime.session import Feeds, Outputs
-from albert_deploy.runtime.tasks.head import Prepared, TaskInfo, keep_tokens, softmax
+from albert_deploy.runtime.tasks.head import Encoded, TaskInfo, keep_tokens, softmax
 from albert_deploy.runtime.tasks.tokenize import encode
 
 _Scores = npt.NDArray[np.float64]
@@ -48,7 +48,7 @@ _OF_A_WORD: dict[str, Callable[[_Scores], _Scores]] = {
 }
 
 
-def prepare_tokens(info: TaskInfo, item: dict[str, Any], options: Options, row: str) -> Prepared:
+def encode_tokens(info: TaskInfo, item: dict[str, Any], options: Options, row: str) -> Encoded:
     """Tokenize one text for token classification.
 
     The answer is a list of objects. With ``aggregation_strategy="none"`` one for each token:
@@ -91,7 +91,7 @@ def prepare_tokens(info: TaskInfo, item: dict[str, Any], options: Options, row: 
             found += [entity for entity in entities if entity[key] not in options.ignore_labels]
         return _longest(found) if len(rows) > 1 else found
 
-    return Prepared(rows=rows, answer=answer, keep=keep_tokens)
+    return Encoded(rows=rows, answer=answer, keep=keep_tokens)
 
 
 def _windows(info: TaskInfo, text: str, limit: int, stride: int, row: str) -> list[Feeds]:

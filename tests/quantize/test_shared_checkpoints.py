@@ -23,7 +23,7 @@ from albert_deploy.runtime.manifest import read_manifest
 from albert_deploy.runtime.session import Feeds, Session
 from albert_deploy.runtime.tasks.tokenize import load_tokenizer
 from albert_deploy.validation.data.datasets import read_dataset
-from albert_deploy.validation.data.rows import ClassificationRow, RowsConfig, prepared
+from albert_deploy.validation.data.rows import ClassificationRow, RowsConfig, encode_rows
 from albert_deploy.validation.evaluate.reference import open_reference
 from albert_deploy.validation.step import ValidateConfig, validate
 
@@ -133,7 +133,7 @@ def test_outliers_that_ruin_naive_int8_cost_nothing(
     rows = rows[::every]
     labels = [row.label for row in rows if isinstance(row, ClassificationRow)]
     tokenizer, config = load_tokenizer(out), RowsConfig(truncate=True)
-    feeds = [r.feeds[0] for r in prepared(rows, manifest["contract"], tokenizer, config)]
+    feeds = [r.feeds[0] for r in encode_rows(rows, manifest["contract"], tokenizer, config)]
     with open_reference(manifest) as session:
         source = accuracy(session, feeds, labels)
     calibration = CalibrationConfig(name="sst2", path=data)

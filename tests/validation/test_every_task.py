@@ -216,12 +216,12 @@ def test_a_variant_that_a_worker_cannot_open_is_a_failure(
     how = Running(batch=BatchConfig(), timeout_s=60, vocabulary=(), labelled=True)
     assert list(run_in_workers(openers, [], how, workers=1)) == []
     from albert_deploy.validation.data.datasets import shipped_texts
-    from albert_deploy.validation.data.rows import RowsConfig, prepared
+    from albert_deploy.validation.data.rows import RowsConfig, encode_rows
 
     texts = shipped_texts("text-classification", 2)
     contract = read_manifest(directory)["contract"]
     tokenizer = load_tokenizer(directory)
-    rows = list(prepared(texts, contract, tokenizer, RowsConfig(truncate=True)))
+    rows = list(encode_rows(texts, contract, tokenizer, RowsConfig(truncate=True)))
     groups = [[(i, row)] for i, row in enumerate(rows)]
     ran = [result for _, result in run_in_workers(openers, groups, how, workers=1)]
     assert [list(r.outputs) for r in ran] == [[SOURCE], [SOURCE]]

@@ -41,7 +41,7 @@ def distribution(
         InputError: The data or the tokenizer cannot be read.
     """
     from albert_deploy.validation.data.datasets import read_dataset
-    from albert_deploy.validation.data.rows import RowsConfig, prepared
+    from albert_deploy.validation.data.rows import RowsConfig, encode_rows
 
     if path is None:
         path = next((s.data for s in SAMPLES.values() if s.dataset == name), Path(name))
@@ -52,7 +52,7 @@ def distribution(
         "pad_token_id": 0,
         "inputs": [{"name": "input_ids", "axes": [BATCH, SEQUENCE]}],
     }
-    found = prepared(
+    found = encode_rows(
         [every[i] for i in order], contract, load_tokenizer(tokenizer), RowsConfig(truncate=True)
     )
     lengths = [feeds["input_ids"].shape[-1] for row in found for feeds in row.feeds][:rows]

@@ -80,7 +80,7 @@ class Row:
     wanted: npt.NDArray[np.int64] | None = None
 
 
-def prepared(
+def encode_rows(
     rows: Iterable[Example],
     contract: dict[str, Any],
     tokenizer: Tokenizer,

@@ -66,7 +66,7 @@ def groups(rows: Iterable[Row], config: BatchConfig) -> Iterator[Group]:
     that goes on later makes the same groups.
 
     Args:
-        rows: Result of ``rows.prepared``.
+        rows: Result of ``rows.encode_rows``.
         config: Options.
 
     Yields:

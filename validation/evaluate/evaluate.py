@@ -14,7 +14,7 @@ from albert_deploy.runtime.contract import TASKS
 from albert_deploy.runtime.errors import AlbertDeployError, ContractError, InputError
 from albert_deploy.runtime.session import Session
 from albert_deploy.validation.data.datasets import read_data, shipped_texts
-from albert_deploy.validation.data.rows import Example, Row, RowsConfig, prepared
+from albert_deploy.validation.data.rows import Example, Row, RowsConfig, encode_rows
 from albert_deploy.validation.evaluate.batches import BatchConfig, Group, Outputs, groups
 from albert_deploy.validation.evaluate.evidence import Evidence, Kept, keep_predictions
 from albert_deploy.validation.evaluate.journal import FOLDER, Journal, journal_key
@@ -159,7 +159,7 @@ def evaluate(
         vocabulary=vocabulary_outputs(task, contract),
         labelled=how is not None,
     )
-    texts = _noted(prepared(rows, contract, tokenizer, rows_config), evidence, config.grid_texts)
+    texts = _noted(encode_rows(rows, contract, tokenizer, rows_config), evidence, config.grid_texts)
     todo = groups(texts, config.batch)
     if keep is not None:
         engines = {name: getattr(session, "engine", None) for name, session in sessions.items()}

@@ -297,13 +297,13 @@ def test_an_answer_that_cannot_be_given_is_the_fault_of_its_own_request() -> Non
     """That labels and outputs disagree shows only after the network ran."""
     model = stand_in("text-classification")
     good, bad = request([{"text": SHORT}]), request([{"text": SHORT}, {"text": LONG}])
-    real = model.prepare
+    real = model.encode
 
-    def prepare(item: Any, options: Any, row: str) -> Any:
-        prepared = real(item, options, row=row)
-        return replace(prepared, answer=_refuses) if item["text"] == LONG else prepared
+    def encode(item: Any, options: Any, row: str) -> Any:
+        encoded = real(item, options, row=row)
+        return replace(encoded, answer=_refuses) if item["text"] == LONG else encoded
 
-    model.prepare = prepare  # type: ignore[method-assign]
+    model.encode = encode  # type: ignore[method-assign]
     before, found, after = answer_requests(model, [good, bad, good], SETTINGS)
     assert told(before) == told(after) == answered(model, ([{"text": SHORT}], {}))
     assert str(found) == "no answer"
