@@ -18,7 +18,7 @@ from albert_deploy.runtime.tasks.head import (
     sigmoid,
     softmax,
 )
-from albert_deploy.runtime.tasks.tokenize import encode, encode_choice, stack
+from albert_deploy.runtime.tasks.tokenize import encode_choice, stack
 
 _MAX_CHOICE = 128
 
@@ -42,7 +42,7 @@ def encode_text(info: TaskInfo, item: dict[str, Any], options: Options, row: str
         ranked = sorted(found, key=lambda one: one["score"], reverse=True)
         return ranked[: options.count(1, len(ranked))]
 
-    return Encoded(rows=[_feeds(info, item, options, row)], answer=answer)
+    return Encoded(rows=[info.encode(item, options, row)], answer=answer)
 
 
 def encode_features(info: TaskInfo, item: dict[str, Any], options: Options, row: str) -> Encoded:
@@ -63,7 +63,7 @@ def encode_features(info: TaskInfo, item: dict[str, Any], options: Options, row:
     def answer(rows: list[Outputs]) -> Any:
         return rows[0][pooled].tolist() if options.pooled else [rows[0][tokens].tolist()]
 
-    return Encoded(rows=[_feeds(info, item, options, row)], answer=answer, keep=keep)
+    return Encoded(rows=[info.encode(item, options, row)], answer=answer, keep=keep)
 
 
 def encode_choices(info: TaskInfo, item: dict[str, Any], options: Options, row: str) -> Encoded:
@@ -76,7 +76,7 @@ def encode_choices(info: TaskInfo, item: dict[str, Any], options: Options, row: 
         InputError: There is no context, no choice, or no room for one of them.
     """
     choices = list(item["choices"])
-    limit = min(options.max_length or info.max_length, info.max_length)
+    limit = info.limit(options.max_length)
     each = [
         encode_choice(
             info.tokenizer,
@@ -96,17 +96,6 @@ def encode_choices(info: TaskInfo, item: dict[str, Any], options: Options, row: 
         return {"index": best, "choice": choices[best], "score": scores[best], "scores": scores}
 
     return Encoded(rows=[stack(each, info.pad_id)], answer=answer)
-
-
-def _feeds(info: TaskInfo, item: dict[str, Any], options: Options, row: str) -> Feeds:
-    return encode(
-        info.tokenizer,
-        item["text"],
-        item.get("text_pair"),
-        max_length=min(options.max_length or info.max_length, info.max_length),
-        truncate=options.truncation,
-        row=row,
-    )
 
 
 def _scores(info: TaskInfo, options: Options, logits: Any) -> Any:

@@ -11,7 +11,6 @@ from albert_deploy.runtime.errors import InputError
 from albert_deploy.runtime.options import Options
 from albert_deploy.runtime.session import Feeds, Outputs
 from albert_deploy.runtime.tasks.head import Encoded, TaskInfo, softmax
-from albert_deploy.runtime.tasks.tokenize import encode
 
 _TOP = 5
 # Family -> what class 0 and class 1 of the second output say of the two segments.
@@ -77,15 +76,7 @@ def encode_pretraining(info: TaskInfo, item: dict[str, Any], options: Options, r
 def _encode(
     info: TaskInfo, item: dict[str, Any], options: Options, row: str
 ) -> tuple[Feeds, npt.NDArray[np.int64]]:
-    limit = min(options.max_length or info.max_length, info.max_length)
-    feeds = encode(
-        info.tokenizer,
-        item["text"],
-        item.get("text_pair"),
-        max_length=limit,
-        truncate=options.truncation,
-        row=row,
-    )
+    feeds = info.encode(item, options, row)
     mask = info.mask_id
     found = np.flatnonzero(feeds["input_ids"][0] == mask) if mask is not None else np.array([], int)
     return feeds, found

@@ -33,7 +33,7 @@ def encode_question(info: TaskInfo, item: dict[str, Any], options: Options, row:
         InputError: Question or context is empty, or the lengths leave no room to move on.
     """
     question, context = item["question"], item["context"]
-    longest = min(options.max_seq_len or _MAX_WINDOW, info.max_length)
+    longest = info.limit(options.max_seq_len or _MAX_WINDOW)
     stride = options.doc_stride
     if stride is None:
         stride = min(longest // 2, _MAX_STRIDE)

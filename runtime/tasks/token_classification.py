@@ -64,17 +64,15 @@ def encode_tokens(info: TaskInfo, item: dict[str, Any], options: Options, row: s
     """
     text = item["text"]
     strategy = options.aggregation_strategy
-    limit = min(options.max_length or info.max_length, info.max_length)
     if options.stride is None:
-        cut = options.truncation
-        rows = [encode(info.tokenizer, text, max_length=limit, truncate=cut, row=row)]
+        rows = [info.encode(item, options, row)]
     else:
         if strategy == "none":
             raise InputError(
                 f"stride is {options.stride} and aggregation_strategy 'none'; windows overlap, so "
                 "that only entities can be joined: use simple, first, average or max"
             )
-        rows = _windows(info, text, limit, options.stride, row)
+        rows = _windows(info, text, info.limit(options.max_length), options.stride, row)
 
     def answer(outputs: list[Outputs]) -> list[dict[str, Any]]:
         found = []
