@@ -25,7 +25,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from albert_deploy.export.graph.edit import add_initializer, matrix, named_node
-from albert_deploy.export.graph.uses import Point, find_points
+from albert_deploy.export.graph.uses import Use, find_uses
 from albert_deploy.quantize.calibration.statistics import Statistics
 from albert_deploy.runtime.errors import ContractError
 
@@ -60,9 +60,9 @@ def equalize_value(model: ir.Model, statistics: Mapping[str, Statistics], alpha:
         alpha: Share of a peak that is moved, 0 to 1.
     """
     pairs = _pairs(model, "value", ATTENTION_OUTPUTS)
-    for (first, second), points in pairs.items():
+    for (first, second), uses in pairs.items():
         weight = matrix(model, second)
-        peaks = joint_peaks([statistics[point.inputs[0]].peaks for point in points])
+        peaks = joint_peaks([statistics[use.inputs[0]].peaks for use in uses])
         scale = smoothing_scales(peaks, np.abs(weight).max(axis=1), alpha)
         _store(model, first, matrix(model, first) / scale)
         _scale_bias(model, first, 1 / scale)
@@ -100,18 +100,18 @@ def equalize_inputs(
         model: Normalized float32 graph, changed in place.
         statistics: Statistics by value name.
         alpha: Share of a peak that is moved, 0 to 1.
-        operators: Only the inputs of these (see ``Point.operator``); None for all.
+        operators: Only the inputs of these (see ``Use.operator``); None for all.
     """
-    chosen: defaultdict[str, list[Point]] = defaultdict(list)
-    for point in find_points(model):
-        if point.weight and (operators is None or point.operator in operators):
-            chosen[point.weight].append(point)
-    readers: defaultdict[str, list[Point]] = defaultdict(list)
-    for weight, points in chosen.items():
+    chosen: defaultdict[str, list[Use]] = defaultdict(list)
+    for use in find_uses(model):
+        if use.weight and (operators is None or use.operator in operators):
+            chosen[use.weight].append(use)
+    readers: defaultdict[str, list[Use]] = defaultdict(list)
+    for weight, uses in chosen.items():
         users = {node.name for node, _ in model.graph.initializers[weight].uses()}
         # What looks a tied table up, or what was not chosen, would see scaled rows.
-        for point in points if users == {p.node for p in points} else ():
-            readers[point.inputs[0]].append(point)
+        for use in uses if users == {p.node for p in uses} else ():
+            readers[use.inputs[0]].append(use)
     nodes = {n.name: n for n in model.graph}
     count = 0
     for values in _joined(readers):
@@ -163,15 +163,15 @@ def _fold(model: ir.Model, products: Sequence[ir.Node], scale: Vector) -> bool:
     return True
 
 
-def _joined(readers: Mapping[str, Sequence[Point]]) -> list[list[str]]:
+def _joined(readers: Mapping[str, Sequence[Use]]) -> list[list[str]]:
     """Group the values that have to share one vector of scales, as they share a weight.
 
     Query, key and value usually read one value, but query reads another one where the last
     iteration is computed for the first token alone.
     """
     groups: list[tuple[set[str], list[str]]] = []
-    for value, points in readers.items():
-        weights = {p.weight for p in points if p.weight}
+    for value, uses in readers.items():
+        weights = {p.weight for p in uses if p.weight}
         values = [value]
         for group in [g for g in groups if g[0] & weights]:
             weights |= group[0]
@@ -195,27 +195,27 @@ def joint_peaks(peaks: Sequence[Vector]) -> Vector:
 
 def _pairs(
     model: ir.Model, first: str, seconds: Collection[str]
-) -> dict[tuple[str, str], list[Point]]:
+) -> dict[tuple[str, str], list[Use]]:
     """Return the weights of two operators at one place, with the uses of the second one.
 
     They are in no other pair and have no other part to play: matrices of equal contents are
     stored once, so one can be several layers' or operators'.
     """
-    points = [(point, point.weight) for point in find_points(model) if point.weight]
-    firsts = {_place(point): weight for point, weight in points if point.operator == first}
-    pairs: defaultdict[tuple[str, str], list[Point]] = defaultdict(list)
+    uses = [(use, use.weight) for use in find_uses(model) if use.weight]
+    firsts = {_place(use): weight for use, weight in uses if use.operator == first}
+    pairs: defaultdict[tuple[str, str], list[Use]] = defaultdict(list)
     parts: defaultdict[str, set[str]] = defaultdict(set)
-    for point, weight in points:
-        parts[weight].add(point.operator)
-        if point.operator in seconds and _place(point) in firsts:
-            pairs[firsts[_place(point)], weight].append(point)
+    for use, weight in uses:
+        parts[weight].add(use.operator)
+        if use.operator in seconds and _place(use) in firsts:
+            pairs[firsts[_place(use)], weight].append(use)
     members = Counter(name for pair in pairs for name in pair)
     free = [pair for pair in pairs if all(members[n] == len(parts[n]) == 1 for n in pair)]
     return {pair: pairs[pair] for pair in free}
 
 
-def _place(point: Point) -> str:
-    return point.label.rpartition(", ")[0]
+def _place(use: Use) -> str:
+    return use.label.rpartition(", ")[0]
 
 
 def _store(model: ir.Model, name: str, array: Vector) -> None:

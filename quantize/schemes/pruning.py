@@ -20,7 +20,7 @@ from albert_deploy.export.graph.edit import (
     remove_initializer,
     values_of,
 )
-from albert_deploy.export.graph.uses import find_points
+from albert_deploy.export.graph.uses import find_uses
 from albert_deploy.runtime.errors import ContractError
 
 # Operators that treat rows one by one, with the number of inputs that carry rows.
@@ -179,10 +179,10 @@ def drop_key_bias(model: ir.Model) -> int:
     """
     nodes = {n.name: n for n in model.graph}
     count = 0
-    for point in find_points(model):
-        if point.operator != "key":
+    for use in find_uses(model):
+        if use.operator != "key":
             continue
-        product = nodes[point.node]
+        product = nodes[use.node]
         found = bias_behind(product)
         if found is None:
             continue

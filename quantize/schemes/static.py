@@ -18,7 +18,7 @@ import onnx_ir as ir
 
 from albert_deploy.export.graph.edit import matrix, values_of
 from albert_deploy.export.graph.naming import PROBABILITIES, QUERY_KEY
-from albert_deploy.export.graph.uses import Point, find_points, weight_uses
+from albert_deploy.export.graph.uses import Use, find_uses, weight_uses
 from albert_deploy.quantize.calibration.observe import Inputs, Matrix
 from albert_deploy.quantize.calibration.ranges import MINMAX, RULES, scale_of
 from albert_deploy.quantize.calibration.statistics import Statistics
@@ -66,7 +66,7 @@ class StaticConfig:
         first_token: Compute the last iteration for the first token alone where no other is read.
         correct_bias: Take the mean error of a weight's products off the bias behind them.
         min_columns: See ``Int8Config``.
-        keep: Labels of products (see ``Point``) whose activations stay real at that use.
+        keep: Labels of products (see ``Use``) whose activations stay real at that use.
     """
 
     format: str = "int8"
@@ -98,41 +98,41 @@ def static_exceptions(model: ir.Model, config: StaticConfig) -> dict[str, str]:
     return int8_exceptions(model, Int8Config(min_columns=config.min_columns))
 
 
-def quantized_points(model: ir.Model, config: StaticConfig) -> list[Point]:
+def quantized_uses(model: ir.Model, config: StaticConfig) -> list[Use]:
     """Return the products whose activations are quantized.
 
     Raises:
         InputError: ``config.keep`` names a product that the graph does not have.
     """
-    points = find_points(model)
-    unknown = set(config.keep) - {p.label for p in points}
+    uses = find_uses(model)
+    unknown = set(config.keep) - {p.label for p in uses}
     if unknown:
         raise InputError(
             f"no product is called {', '.join(sorted(unknown))}; they are: "
-            f"{', '.join(p.label for p in points)}"
+            f"{', '.join(p.label for p in uses)}"
         )
     return [
-        point
-        for point in points
-        if point.iteration is not None
-        and point.label not in config.keep
-        and (point.weight is not None or point.operator in config.products)
+        use
+        for use in uses
+        if use.iteration is not None
+        and use.label not in config.keep
+        and (use.weight is not None or use.operator in config.products)
     ]
 
 
 def real_uses(model: ir.Model, config: StaticConfig) -> dict[str, list[str]]:
     """Map each weight to the labels of those of its uses whose activation stays real."""
-    quantized = {p.label for p in quantized_points(model, config)}
+    quantized = {p.label for p in quantized_uses(model, config)}
     found: dict[str, list[str]] = {}
-    for point in find_points(model):
-        if point.weight and point.label not in quantized:
-            found.setdefault(point.weight, []).append(point.label)
+    for use in find_uses(model):
+        if use.weight and use.label not in quantized:
+            found.setdefault(use.weight, []).append(use.label)
     return found
 
 
 def integer_products(model: ir.Model, config: StaticConfig) -> dict[str, int]:
     """Map each weight to the number of its products whose activation is quantized."""
-    return dict(Counter(p.weight for p in quantized_points(model, config) if p.weight))
+    return dict(Counter(p.weight for p in quantized_uses(model, config) if p.weight))
 
 
 def to_static(model: ir.Model, config: StaticConfig, texts: Texts) -> dict[str, Any]:
@@ -188,7 +188,7 @@ def preprocess(
     if not config.alpha:
         return passes, texts.inputs(graph, model, moments=moments)
     peaks = texts.inputs(graph, model, moments=False).statistics
-    operators = {p.operator for p in find_points(model) if p.iteration is not None and p.weight}
+    operators = {p.operator for p in find_uses(model) if p.iteration is not None and p.weight}
     # Values first: their outliers stand in the columns of a weight whose rows come next.
     passes["values equalized"] = equalize_value(model, peaks, config.alpha)
     passes["query and key equalized"] = equalize_query_key(model)
@@ -201,11 +201,11 @@ def preprocess(
 def make_plan(model: ir.Model, config: StaticConfig, inputs: Inputs) -> Plan:
     """Choose the scales of activations and round the weights."""
     form = FORMATS[config.format]
-    points = quantized_points(model, config)
+    uses = quantized_uses(model, config)
     paired = config.pairs and form.evenly_spaced
-    seconds = {p.inputs[1] for p in points if p.weight is None} if paired else set()
+    seconds = {p.inputs[1] for p in uses if p.weight is None} if paired else set()
     steps = {}
-    for name in dict.fromkeys(n for p in points for n in p.inputs):
+    for name in dict.fromkeys(n for p in uses for n in p.inputs):
         # Float formats have small steps near zero and need not clip.
         rule = config.rule if form.evenly_spaced else MINMAX
         levels = LARGEST_PAIR // 2 if name in seconds else form.largest
@@ -218,7 +218,7 @@ def make_plan(model: ir.Model, config: StaticConfig, inputs: Inputs) -> Plan:
         for name, nodes in weight_uses(model).items()
         if name not in kept
     }
-    return Plan(format=form, points=tuple(points), steps=steps, weights=weights)
+    return Plan(format=form, uses=tuple(uses), steps=steps, weights=weights)
 
 
 def _rounded(
@@ -267,15 +267,15 @@ def lookup_moments(model: ir.Model, nodes: list[ir.Node]) -> Matrix | None:
         [columns, columns], or None where there is no projection or the table is tied to a
         decoder, which multiplies by it as well.
     """
-    point = next((p for p in find_points(model) if p.operator == PROJECTION), None)
-    if point is None or point.weight is None or any(n.op_type != "Gather" for n in nodes):
+    use = next((p for p in find_uses(model) if p.operator == PROJECTION), None)
+    if use is None or use.weight is None or any(n.op_type != "Gather" for n in nodes):
         return None
-    node = next(n for n in model.graph if n.name == point.node)
+    node = next(n for n in model.graph if n.name == use.node)
     norm = node.inputs[0].producer() if node.inputs[0] is not None else None
     if norm is None or norm.op_type != "LayerNormalization" or norm.inputs[1] is None:
         return None
     gain = np.asarray(values_of(norm.inputs[1]).numpy(), np.float64)
-    product = gain[:, None] * matrix(model, point.weight)
+    product = gain[:, None] * matrix(model, use.weight)
     product -= product.mean(axis=0)
     return np.asarray(product @ product.T)
 

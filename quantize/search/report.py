@@ -12,7 +12,7 @@ from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from albert_deploy.export.graph.uses import Point
+from albert_deploy.export.graph.uses import Use
 from albert_deploy.quantize.search.strategy import CEILING
 from albert_deploy.quantize.search.trials import SearchConfig, Trial, Trials
 from albert_deploy.runtime.manifest import write_json, write_text, writing
@@ -98,22 +98,20 @@ def pareto_rows(
     ]
 
 
-def sensitivities(
-    points: Sequence[Point], done: Sequence[Trial], engine: str
-) -> list[dict[str, Any]]:
+def sensitivities(uses: Sequence[Use], done: Sequence[Trial], engine: str) -> list[dict[str, Any]]:
     """Return a row for each operator and product: its SQNR where it alone is rounded, in dB."""
-    every = frozenset(p.label for p in points)
+    every = frozenset(p.label for p in uses)
     known = {every - t.kept: t.sqnr_db for t in done if t.engine == engine}
     groups: dict[str, set[str]] = {}
-    for point in points:
-        groups.setdefault(point.operator, set()).add(point.label)
+    for use in uses:
+        groups.setdefault(use.operator, set()).add(use.label)
     rows: list[dict[str, Any]] = [
         {"label": operator, "iteration": None, "sqnr_db": known.get(frozenset(labels))}
         for operator, labels in groups.items()
     ]
     return rows + [
         {"label": p.label, "iteration": p.iteration, "sqnr_db": known.get(frozenset({p.label}))}
-        for p in points
+        for p in uses
     ]
 
 
@@ -278,12 +276,12 @@ def _draw_sensitivity(axes: Axes, rows: Sequence[Mapping[str, Any]], last: int) 
 
 def _draw_front(axes: Axes, report: Mapping[str, Any]) -> None:
     products = report["products"]
-    points = [
+    trials = [
         (len(t["kept"]) if "kept" in t else products - len(t["only"]), t["sqnr_db"])
         for t in report["trials"]
         if t["engine"] == report["engine"]
     ]
-    axes.plot(*zip(*points, strict=True), "o", color="lightgrey", markersize=4, label="trials")
+    axes.plot(*zip(*trials, strict=True), "o", color="lightgrey", markersize=4, label="trials")
     front = [(row["kept"], row["sqnr_db"]) for row in report["pareto"]]
     axes.plot(*zip(*front, strict=True), "o-", color="C0", markersize=4, label="Pareto front")
     for row in report["pareto"]:

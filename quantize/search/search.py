@@ -17,9 +17,9 @@ from typing import Any
 from tqdm import tqdm
 
 from albert_deploy.export.graph.file import load
-from albert_deploy.export.graph.uses import Point
+from albert_deploy.export.graph.uses import Use
 from albert_deploy.quantize.calibration.texts import Texts, sampled
-from albert_deploy.quantize.schemes.static import StaticConfig, quantized_points
+from albert_deploy.quantize.schemes.static import StaticConfig, quantized_uses
 from albert_deploy.quantize.search.report import (
     choose,
     files_of,
@@ -107,13 +107,13 @@ def search(
     manifest = read_manifest(directory)
     source = check_file(directory, manifest, VARIANTS["fp32"].file)
     rows, rest = _split(texts, config)
-    points, everything = _products(source, static)
+    uses, everything = _products(source, static)
     decide = decisions(manifest["contract"], manifest["task"])
     if config.min_sqnr_db is None and not any(decide.values()):
         raise InputError("no output is a decision, so none can agree; set min_sqnr_db")
     plain, target = choose_engine(manifest, "fp32"), choose_engine(manifest, config.variant)
     reference = plain if plain in VARIANTS[config.variant].engines else target
-    most = int(config.most_kept * len(points))
+    most = int(config.most_kept * len(uses))
     files = files_of(config.variant)
     # Out of the manifest while it changes: a killed search must not look like a changed file.
     for name in files:
@@ -128,10 +128,10 @@ def search(
         "held_out_sha256": digest_of(rows),
         "calibrated_sha256": digest_of(rest.rows),
     }
-    labels = [p.label for p in points]
+    labels = [p.label for p in uses]
     log = TrialLog(directory / files[0], header, labels)
     note(
-        f"{config.variant}: searching {len(points)} products, at most {config.budget} trials on "
+        f"{config.variant}: searching {len(uses)} products, at most {config.budget} trials on "
         f"{len(rows)} texts, {len(log.known)} in the log"
     )
     with tempfile.TemporaryDirectory(prefix="albert-deploy-") as work:
@@ -145,7 +145,7 @@ def search(
             decide=decide,
             work=Path(work),
         )
-        done = _run(strategy(points, config.holds, most), trials, log, (reference, target), config)
+        done = _run(strategy(uses, config.holds, most), trials, log, (reference, target), config)
         candidates = [t for t in done if t.engine == target and len(t.kept) <= most]
         chosen = choose(candidates, config)
         front = pareto_front(candidates, chosen, config)
@@ -154,7 +154,7 @@ def search(
     keep = tuple(p.label for p in everything if p.label in chosen.kept or p.label in static.keep)
     result = SearchResult(
         held=config.holds(chosen),
-        message=message_of(config, done, chosen, len(points), most),
+        message=message_of(config, done, chosen, len(uses), most),
         keep=keep,
         kept_weight_uses=len(set(keep) & weighted),
         weight_uses=len(weighted),
@@ -174,12 +174,12 @@ def search(
         "budget": config.budget,
         "texts": {**header["texts"], "held_out": len(rows), "calibrated": len(rest.rows)},
         "keep": list(keep),
-        "products": len(points),
+        "products": len(uses),
         "kept_weight_uses": result.kept_weight_uses,
         "weight_uses": result.weight_uses,
         "latency": {"tokens": tokens, "threads": 1, "rounds": config.rounds},
         "pareto": result.pareto,
-        "sensitivity": sensitivities(points, done, reference),
+        "sensitivity": sensitivities(uses, done, reference),
         "trials": [trial.to_json(labels) for trial in done],
     }
     write_search(directory, report)
@@ -189,13 +189,13 @@ def search(
     return result
 
 
-def _products(source: Path, static: StaticConfig) -> tuple[list[Point], list[Point]]:
+def _products(source: Path, static: StaticConfig) -> tuple[list[Use], list[Use]]:
     """Return the products that may be kept, and those with what the options keep already."""
     graph = load(source)
-    points = quantized_points(graph, static)
-    if not points:
+    uses = quantized_uses(graph, static)
+    if not uses:
         raise InputError("no product is quantized, so there is nothing to search for; keep fewer")
-    return points, quantized_points(graph, replace(static, keep=()))
+    return uses, quantized_uses(graph, replace(static, keep=()))
 
 
 def _run(

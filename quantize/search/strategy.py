@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 
-from albert_deploy.export.graph.uses import Point
+from albert_deploy.export.graph.uses import Use
 from albert_deploy.quantize.search.trials import Trial
 
 CEILING = "weights alone rounded"
@@ -33,7 +33,7 @@ Asks = Generator[Ask, Trial, None]
 Holds = Callable[[Trial], bool]
 
 
-def strategy(points: Sequence[Point], holds: Holds, most: int) -> Asks:
+def strategy(uses: Sequence[Use], holds: Holds, most: int) -> Asks:
     """Ask for trials, most informative first; the fewest kept products that hold are the answer.
 
     How much a product harms is the noise that it alone makes, all others left real: where many
@@ -41,14 +41,14 @@ def strategy(points: Sequence[Point], holds: Holds, most: int) -> Asks:
     together; single iterations only of the operators that must be touched.
 
     Args:
-        points: Products that may be kept.
+        uses: Products that may be kept.
         holds: Whether a trial passes.
         most: Most products that may be kept.
 
     Yields:
         The trial to run next; is sent what came out.
     """
-    every = frozenset(p.label for p in points)
+    every = frozenset(p.label for p in uses)
     plain = yield Ask(step="everything rounded", kept=frozenset())
     if holds(plain):
         return
@@ -56,8 +56,8 @@ def strategy(points: Sequence[Point], holds: Holds, most: int) -> Asks:
     if not holds(ceiling):
         return
     groups: dict[str, set[str]] = {}
-    for point in points:
-        groups.setdefault(point.operator, set()).add(point.label)
+    for use in uses:
+        groups.setdefault(use.operator, set()).add(use.label)
     noise: dict[str, float] = {}
     for operator, labels in groups.items():
         trial = yield Ask(step=f"only {operator}", kept=every - labels, alone=True)
@@ -67,7 +67,7 @@ def strategy(points: Sequence[Point], holds: Holds, most: int) -> Asks:
     touched: list[str] = []
     for operator in sorted(groups, key=lambda name: -noise[name]):
         touched.append(operator)
-        pool += [p.label for p in points if p.operator == operator]
+        pool += [p.label for p in uses if p.operator == operator]
         if len(pool) <= most:
             trial = yield Ask(step=f"keep {' + '.join(touched)}", kept=frozenset(pool))
             if not holds(trial):

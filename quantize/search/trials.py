@@ -218,8 +218,8 @@ class Trials:
     def write(self, kept: frozenset[str], path: Path) -> int:
         """Write the variant that keeps these products; return its size in bytes."""
         model = self.model.clone()
-        points = tuple(p for p in self.plan.points if p.label not in kept)
-        insert_qdq(model, replace(self.plan, points=points))
+        uses = tuple(p for p in self.plan.uses if p.label not in kept)
+        insert_qdq(model, replace(self.plan, uses=uses))
         save(model, path)
         return total_bytes(path)
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from albert_deploy.export.graph.file import load
-from albert_deploy.export.graph.uses import find_points
+from albert_deploy.export.graph.uses import find_uses
 from albert_deploy.export.samples import SAMPLES
 from albert_deploy.export.step import ExportConfig, export
 from albert_deploy.quantize.calibration.texts import CalibrationConfig
@@ -50,8 +50,8 @@ FILES = {"int8": 13.2e6, "int8-qdq": 14e6, "fp16": 24.4e6}
 
 def encoder_uses(out: Path) -> Counter[str]:
     """Uses of each weight of the encoder's iterations, from the float32 graph itself."""
-    points = find_points(load(out / VARIANTS["fp32"].file))
-    return Counter(p.weight for p in points if p.weight and p.iteration is not None)
+    uses = find_uses(load(out / VARIANTS["fp32"].file))
+    return Counter(p.weight for p in uses if p.weight and p.iteration is not None)
 
 
 def check_covered(out: Path, variant: str) -> None:

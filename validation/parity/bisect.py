@@ -25,7 +25,7 @@ from albert_deploy.validation.parity.difference import Difference
 from albert_deploy.validation.parity.stages import engine_as_written, open_as_written
 
 if TYPE_CHECKING:
-    from albert_deploy.export.graph.uses import Point
+    from albert_deploy.export.graph.uses import Use
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +122,7 @@ def blame(
         MachineError: No engine for the variant is installed.
     """
     from albert_deploy.export.graph.file import load, save
-    from albert_deploy.export.graph.uses import find_points
+    from albert_deploy.export.graph.uses import find_uses
     from albert_deploy.validation.parity.dequantize_use import restore
 
     if not rows or variant == "fp32":
@@ -130,7 +130,7 @@ def blame(
     plain = check_file(directory, dict(manifest), VARIANTS["fp32"].file)
     written = file or check_file(directory, dict(manifest), VARIANTS[variant].file)
     graph = load(plain)
-    points = find_points(graph)
+    uses = find_uses(graph)
     engine = engine_as_written(variant) or choose_engine(manifest, variant)
     if source is None:
         with open_file(plain, "fp32", choose_engine(manifest, "fp32")) as session:
@@ -142,7 +142,7 @@ def blame(
         tqdm(total=config.budget, desc="blame", unit="trial", disable=None, leave=False) as bar,
     ):
 
-        def ratio(some: Sequence[Point]) -> float:
+        def ratio(some: Sequence[Use]) -> float:
             model = load(written)
             restore(model, graph, some)
             path = Path(folder) / "restored.onnx"
@@ -156,11 +156,11 @@ def blame(
             bar.update()
             return min(difference.sqnr_db for difference in found.values())
 
-        return _search(points, ratio, config)
+        return _search(uses, ratio, config)
 
 
 def _search(
-    points: Sequence[Point], ratio: Callable[[Sequence[Point]], float], config: BlameConfig
+    uses: Sequence[Use], ratio: Callable[[Sequence[Use]], float], config: BlameConfig
 ) -> Blame:
     known: dict[tuple[int, ...], float] = {}
 
@@ -169,10 +169,10 @@ def _search(
         if key not in known:
             if len(known) >= config.budget:
                 raise _SpentError
-            known[key] = ratio([points[i] for i in key])
+            known[key] = ratio([uses[i] for i in key])
         return known[key] >= config.min_sqnr_db
 
-    everything = list(range(len(points)))
+    everything = list(range(len(uses)))
     found, minimal = everything, True
     if holds([]) or not holds(everything):
         found = []
@@ -184,8 +184,8 @@ def _search(
         except _SpentError:
             minimal = False
     return Blame(
-        products=tuple(points[i].label for i in found),
-        of=len(points),
+        products=tuple(uses[i].label for i in found),
+        of=len(uses),
         trials=len(known),
         minimal=minimal,
         before=known[()],

@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from albert_deploy.export.graph.edit import add_initializer, bias_behind, named_node, producer
 from albert_deploy.export.graph.naming import QUERY_KEY
-from albert_deploy.export.graph.uses import Point, real_type
+from albert_deploy.export.graph.uses import Use, real_type
 from albert_deploy.runtime.errors import ContractError
 from albert_deploy.validation.parity.weights import Stored, powers_between
 
@@ -22,13 +22,13 @@ _MOVES = {"Reshape", "Transpose", "Slice", "Gather"}
 _ROUNDS = {"QuantizeLinear", "DynamicQuantizeLinear"}
 
 
-def restore(model: ir.Model, source: ir.Model, points: Iterable[Point]) -> int:
+def restore(model: ir.Model, source: ir.Model, uses: Iterable[Use]) -> int:
     """Let products compute in float32 from real inputs, with the fp32 file's weights; in place.
 
     Args:
         model: A variant's graph, as read from its file.
         source: The fp32 graph.
-        points: Products of ``source`` to restore, see ``find_points``.
+        uses: Products of ``source`` to restore, see ``find_uses``.
 
     Returns:
         Number of products restored.
@@ -37,7 +37,7 @@ def restore(model: ir.Model, source: ir.Model, points: Iterable[Point]) -> int:
         ContractError: The variant does not have a product.
     """
     editor = _Editor(model, source)
-    return sum(editor.restore(point) for point in points)
+    return sum(editor.restore(use) for use in uses)
 
 
 class _Editor:
@@ -49,22 +49,22 @@ class _Editor:
         self._ours, self._theirs = Stored(source), Stored(model)
         self._count = 0
 
-    def restore(self, point: Point) -> int:
+    def restore(self, use: Use) -> int:
         """Restore one product."""
-        wanted, node = self._source[point.node], self._nodes.get(point.node)
+        wanted, node = self._source[use.node], self._nodes.get(use.node)
         if node is not None and node.op_type == "MatMul":
             product, last = node, node
         else:
-            product, last = self._integer(point, wanted)
+            product, last = self._integer(use, wanted)
         new: list[ir.Node] = []
         left = self._real(product.inputs[0], new)
-        if point.weight is None:
+        if use.weight is None:
             right = self._real(product.inputs[1], new)
         else:
-            right, columns = self._weight(point, wanted)
+            right, columns = self._weight(use, wanted)
         new.append(self._node("MatMul", [left, right]))
-        if point.weight is None:
-            if last is not node and point.operator == QUERY_KEY:
+        if use.weight is None:
+            if last is not node and use.operator == QUERY_KEY:
                 # The integer product's scale has the division by the root of the size in it.
                 new.append(self._node("Mul", [new[-1].outputs[0], self._divisor(wanted)]))
             return self._replace(last.outputs[0], new)
@@ -72,12 +72,12 @@ class _Editor:
         add = self._nodes.get(found[0].name) if found is not None else None
         real = self._ours.real(found[1]) if found is not None else None
         if found is not None and add is not None and real is not None:
-            stored = self._add(f"{found[1].name}_{point.weight}", real * np.exp2(columns))
+            stored = self._add(f"{found[1].name}_{use.weight}", real * np.exp2(columns))
             new.append(self._node("Add", [new[-1].outputs[0], stored]))
             last = add
         return self._replace(last.outputs[0], new)
 
-    def _integer(self, point: Point, wanted: ir.Node) -> tuple[ir.Node, ir.Node]:
+    def _integer(self, use: Use, wanted: ir.Node) -> tuple[ir.Node, ir.Node]:
         """Return the integer product in a product's place, and the node that makes it real."""
         last = self._made.get(wanted.outputs[0].name)
         if last is None:
@@ -89,7 +89,7 @@ class _Editor:
         cast = next((n for v in last.inputs if (n := producer(v, "Cast"))), None) if last else None
         product = producer(cast.inputs[0]) if cast is not None else None
         if last is None or product is None or product.op_type != "MatMulInteger":
-            raise ContractError(f"the variant has no product {point.label}; quantize again")
+            raise ContractError(f"the variant has no product {use.label}; quantize again")
         return product, last
 
     def _real(self, value: ir.Value | None, new: list[ir.Node]) -> ir.Value:
@@ -120,9 +120,9 @@ class _Editor:
             new.append(copy)
         return new[-1].outputs[0]
 
-    def _weight(self, point: Point, wanted: ir.Node) -> tuple[ir.Value, np.ndarray]:
+    def _weight(self, use: Use, wanted: ir.Node) -> tuple[ir.Value, np.ndarray]:
         """Return the fp32 weight, equalized as the variant's is, and its columns' powers of two."""
-        name = point.weight or ""
+        name = use.weight or ""
         real = self._ours.at(wanted, name)
         mine = self._theirs.at(wanted, name)
         if real is None or mine is None or real.shape != mine.shape:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from albert_deploy.export.graph.edit import add_initializer, values_of
 from albert_deploy.export.graph.file import load, save
-from albert_deploy.export.graph.uses import find_points
+from albert_deploy.export.graph.uses import find_uses
 from albert_deploy.export.step import ExportConfig, export
 from albert_deploy.quantize.calibration.texts import CalibrationConfig
 from albert_deploy.quantize.step import QuantizeConfig, quantize
@@ -93,8 +93,8 @@ def test_with_all_products_restored_little_error_is_left(
 ) -> None:
     plain = load(made / VARIANTS["fp32"].file)
     model = load(made / VARIANTS[variant].file)
-    points = find_points(plain)
-    assert restore(model, plain, points) == len(points)
+    uses = find_uses(plain)
+    assert restore(model, plain, uses) == len(uses)
     save(model, tmp_path / "all.onnx")
     before = _ratio(made / VARIANTS[variant].file, made / VARIANTS["fp32"].file)
     after = _ratio(tmp_path / "all.onnx", made / VARIANTS["fp32"].file)
@@ -137,7 +137,7 @@ def test_a_planted_fault_is_named(
     assert found.before < (good + bad) / 2 <= found.after
     report = found.to_json()
     assert report["kept"] == 1
-    assert report["of"] == len(find_points(load(plain)))
+    assert report["of"] == len(find_uses(load(plain)))
 
 
 def test_a_variant_that_holds_has_nothing_to_blame(made: Path) -> None:
