@@ -59,7 +59,7 @@ def engine_record(
         tokens: What its profiles were chosen from; None where they were given.
     """
     gpu = probe()
-    facts = built.facts
+    log = built.log
     return {
         "format": FORMAT,
         "plan": f"{FOLDER}/{target.name}-{variant}.plan",
@@ -79,9 +79,9 @@ def engine_record(
         "outputs": manifest["contract"]["outputs"],
         "timing_cache": built.timing_cache,
         "parameter_bytes": manifest["parameter_bytes"],
-        "weights_bytes": facts.weights_bytes,
-        "scratch_bytes": facts.scratch_bytes,
-        "activation_bytes": facts.activation_bytes,
+        "weights_bytes": log.weights_bytes,
+        "scratch_bytes": log.scratch_bytes,
+        "activation_bytes": log.activation_bytes,
         "build_ms": round(built.build_ms, 1),
         "peak_bytes": built.peak_bytes,
         "proofs": [asdict(proof) for proof in proofs],

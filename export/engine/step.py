@@ -25,7 +25,7 @@ from albert_deploy.runtime.trt.targets import (
 
 if TYPE_CHECKING:
     from albert_deploy.export.engine.build import EngineConfig
-    from albert_deploy.export.engine.network import NetworkFacts
+    from albert_deploy.export.engine.network import Network
     from albert_deploy.runtime.trt.flavours import Flavour
 
 # Of a profile that nothing is known for: tuned for a few short texts, up to whatever fits.
@@ -239,7 +239,7 @@ def layer_uses(manifest: Mapping[str, Any]) -> int:
     return int(config["num_hidden_layers"]) * int(config.get("inner_group_num", 1))
 
 
-def _kept_wide(variant: Mapping[str, Any], network: NetworkFacts) -> set[str]:
+def _kept_wide(variant: Mapping[str, Any], network: Network) -> set[str]:
     """Return the products that a variant leaves wider on purpose, by node, as its manifest says."""
     labels = {label for row in variant.get("coverage", ()) for label in row["real_inputs"] or ()}
     nodes = set(variant.get("kept_float32") or ())
