@@ -30,7 +30,7 @@ from albert_deploy.quantize.search.report import (
     sensitivities,
     write_search,
 )
-from albert_deploy.quantize.search.strategy import Asks, strategy
+from albert_deploy.quantize.search.strategy import Requests, strategy
 from albert_deploy.quantize.search.trials import (
     Key,
     SearchConfig,
@@ -199,7 +199,11 @@ def _products(source: Path, static: StaticConfig) -> tuple[list[Use], list[Use]]
 
 
 def _run(
-    asks: Asks, trials: Trials, log: TrialLog, engines: tuple[str, str], config: SearchConfig
+    requests: Requests,
+    trials: Trials,
+    log: TrialLog,
+    engines: tuple[str, str],
+    config: SearchConfig,
 ) -> list[Trial]:
     """Answer a strategy until it ends or the budget does; a set asked for again costs nothing."""
     done: dict[Key, Trial] = {}
@@ -208,18 +212,18 @@ def _run(
         tqdm(total=config.budget, desc="search", unit="trial", disable=None, leave=False) as bar,
         contextlib.suppress(StopIteration),
     ):
-        ask = next(asks)
+        request = next(requests)
         while True:
-            engine = reference if ask.alone else target
-            key = (engine, ask.kept)
+            engine = reference if request.alone else target
+            key = (engine, request.kept)
             if key not in done:
                 if len(done) == config.budget:
                     break
                 found = log.known.get(key)
-                done[key] = found or log.add(trials.run(ask.step, ask.kept, engine))
-                bar.set_postfix_str(f"{done[key].sqnr_db:.1f} dB, {len(ask.kept)} kept")
+                done[key] = found or log.add(trials.run(request.step, request.kept, engine))
+                bar.set_postfix_str(f"{done[key].sqnr_db:.1f} dB, {len(request.kept)} kept")
                 bar.update()
-            ask = asks.send(done[key])
+            request = requests.send(done[key])
     return list(done.values())
 
 

@@ -365,13 +365,13 @@ def _sqnr(directory: Path, rows: tuple[Row, ...]) -> float:
 def _answer(uses: list[Use], noise: dict[str, float], holds: Holds, most: int) -> list[Trial]:
     """Run a strategy where each rounded product adds its own noise."""
     done: list[Trial] = []
-    asks = strategy(uses, holds, most)
+    requests = strategy(uses, holds, most)
     try:
-        ask = next(asks)
+        request = next(requests)
         while True:
-            total = 1e-12 + sum(v for label, v in noise.items() if label not in ask.kept)
-            done.append(_trial(ask.kept, -10 * math.log10(total), ask.step))
-            ask = asks.send(done[-1])
+            total = 1e-12 + sum(v for label, v in noise.items() if label not in request.kept)
+            done.append(_trial(request.kept, -10 * math.log10(total), request.step))
+            request = requests.send(done[-1])
     except StopIteration:
         return done
 
