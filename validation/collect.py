@@ -17,7 +17,7 @@ from albert_deploy.runtime.tasks.tokenize import load_tokenizer
 from albert_deploy.validation.data.rows import Data
 from albert_deploy.validation.evaluate.evaluate import (
     EvaluateConfig,
-    Keep,
+    Storage,
     decisions,
     evaluate,
     run_grid,
@@ -137,7 +137,9 @@ def collect(
                 dataset=dataset,
                 config=config,
                 examples=data.rows if data is not None else None,
-                keep=Keep(reports=reports, models={SOURCE: manifest["source"]["sha256"]} | files),
+                storage=Storage(
+                    reports=reports, models={SOURCE: manifest["source"]["sha256"]} | files
+                ),
                 openers=openers | {SOURCE: partial(open_reference, manifest, source)},
             )
             evidence.failures |= failures

@@ -22,7 +22,7 @@ from albert_deploy.runtime.manifest import read_manifest
 from albert_deploy.runtime.session import Session
 from albert_deploy.runtime.tasks.tokenize import load_tokenizer
 from albert_deploy.validation.evaluate.batches import BatchConfig
-from albert_deploy.validation.evaluate.evaluate import EvaluateConfig, Keep, decisions, evaluate
+from albert_deploy.validation.evaluate.evaluate import EvaluateConfig, Storage, decisions, evaluate
 from albert_deploy.validation.evaluate.evidence import Evidence
 from albert_deploy.validation.evaluate.reference import open_reference
 from albert_deploy.validation.evaluate.workers import SOURCE
@@ -117,7 +117,7 @@ CASES: list[tuple[str, str, Callable[[Path], Path], set[str]]] = [
 ]
 
 
-def run(directory: Path, name: str | None, data: Path, keep: Path, **config: Any) -> Evidence:
+def run(directory: Path, name: str | None, data: Path, storage: Path, **config: Any) -> Evidence:
     manifest = read_manifest(directory)
     contract, task = manifest["contract"], manifest["task"]
     openers: dict[str, Callable[[], Session]] = {
@@ -134,7 +134,7 @@ def run(directory: Path, name: str | None, data: Path, keep: Path, **config: Any
             decide=decisions(contract, task),
             dataset=(name, data) if name else None,
             config=replace(EvaluateConfig(unlabelled_rows=4), **config),
-            keep=Keep(reports=keep, models=dict.fromkeys(openers, "x")),
+            storage=Storage(reports=storage, models=dict.fromkeys(openers, "x")),
             openers=openers,
         )
 

@@ -72,7 +72,7 @@ class Evidence:
                 folder.rmdir()
 
 
-class Kept:
+class Progress:
     """The state of an evaluation between two groups of rows.
 
     Args:

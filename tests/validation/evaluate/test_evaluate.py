@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 from albert_deploy.runtime.errors import ContractError, InputError
 from albert_deploy.validation.evaluate.evaluate import (
     EvaluateConfig,
-    Keep,
+    Storage,
     decisions,
     evaluate,
     run_grid,
@@ -84,7 +84,7 @@ def _run(
     *,
     sessions: dict[str, Any] | None = None,
     config: EvaluateConfig | None = None,
-    keep: Keep | None = None,
+    storage: Storage | None = None,
 ) -> tuple[Evidence, dict[str, Any]]:
     sessions = sessions or {SOURCE: Counting(4), "int8": Counting(5)}
     evidence = evaluate(
@@ -95,7 +95,7 @@ def _run(
         decide={"logits": "argmax"},
         dataset=("sst2", data),
         config=config or EvaluateConfig(),
-        keep=keep,
+        storage=storage,
     )
     return evidence, sessions
 
@@ -121,11 +121,11 @@ def test_every_row_runs_unpadded_and_int8_alone(tiny_tokenizer: Tokenizer, revie
 def test_predictions_and_logits_are_kept(
     tiny_tokenizer: Tokenizer, reviews: Path, tmp_path: Path
 ) -> None:
-    keep = Keep(reports=tmp_path / "reports", models={SOURCE: "a", "int8": "b"})
+    storage = Storage(reports=tmp_path / "reports", models={SOURCE: "a", "int8": "b"})
     stale = tmp_path / "reports" / "predictions" / "fp16.jsonl.gz"
     stale.parent.mkdir(parents=True)
     stale.write_bytes(b"of an earlier validation")
-    evidence, _ = _run(tiny_tokenizer, reviews, keep=keep)
+    evidence, _ = _run(tiny_tokenizer, reviews, storage=storage)
     assert [file.name for file in evidence.files] == ["source.jsonl.gz", "int8.jsonl.gz"]
     assert not stale.exists()
     lines = [json.loads(x) for x in gzip.decompress(evidence.files[1].read_bytes()).splitlines()]
@@ -136,7 +136,7 @@ def test_predictions_and_logits_are_kept(
     evidence.finish()
     assert not evidence.journal.parent.exists()
     first = [file.read_bytes() for file in evidence.files]
-    again, _ = _run(tiny_tokenizer, reviews, keep=keep)
+    again, _ = _run(tiny_tokenizer, reviews, storage=storage)
     assert [file.read_bytes() for file in again.files] == first
 
 
@@ -148,8 +148,8 @@ def test_a_variant_that_raises_is_a_failure_and_the_others_go_on(
         "int8": Counting(4, spoil=RuntimeError("bad node")),
         "fp16": Counting(5),
     }
-    keep = Keep(reports=tmp_path, models=dict.fromkeys(sessions, "x"))
-    evidence, _ = _run(tiny_tokenizer, reviews, sessions=sessions, keep=keep)
+    storage = Storage(reports=tmp_path, models=dict.fromkeys(sessions, "x"))
+    evidence, _ = _run(tiny_tokenizer, reviews, sessions=sessions, storage=storage)
     assert list(evidence.failures) == ["int8"]
     assert "int8 (count) failed on row 2: bad node" in evidence.failures["int8"]
     for found in (evidence.predictions, evidence.metrics):
