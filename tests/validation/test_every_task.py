@@ -206,14 +206,14 @@ def test_worker_processes_give_the_same_answers(
 def test_a_variant_that_a_worker_cannot_open_is_a_failure(
     deployed: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    from albert_deploy.validation.evaluate.workers import Running, run_in_workers
+    from albert_deploy.validation.evaluate.workers import RunConfig, run_in_workers
 
     directory = deployed("text-classification")
     openers: dict[str, Callable[[], Session]] = {
         SOURCE: functools.partial(open_session, directory, variant="fp32", threads=1),
         "int8": functools.partial(open_session, directory / "gone", variant="int8"),
     }
-    how = Running(batch=BatchConfig(), timeout_s=60, vocabulary=(), labelled=True)
+    how = RunConfig(batch=BatchConfig(), timeout_s=60, vocabulary=(), labelled=True)
     assert list(run_in_workers(openers, [], how, workers=1)) == []
     from albert_deploy.validation.data.datasets import shipped_texts
     from albert_deploy.validation.data.rows import RowsConfig, encode_rows
@@ -223,9 +223,9 @@ def test_a_variant_that_a_worker_cannot_open_is_a_failure(
     tokenizer = load_tokenizer(directory)
     rows = list(encode_rows(texts, contract, tokenizer, RowsConfig(truncate=True)))
     groups = [[(i, row)] for i, row in enumerate(rows)]
-    ran = [result for _, result in run_in_workers(openers, groups, how, workers=1)]
-    assert [list(r.outputs) for r in ran] == [[SOURCE], [SOURCE]]
-    assert "is not a deployment directory" in ran[0].failures["int8"]
+    given = [result for _, result in run_in_workers(openers, groups, how, workers=1)]
+    assert [list(r.outputs) for r in given] == [[SOURCE], [SOURCE]]
+    assert "is not a deployment directory" in given[0].failures["int8"]
     broken = openers | {SOURCE: openers["int8"]}
     with pytest.raises(InputError, match="is not a deployment directory"):
         list(run_in_workers(broken, groups, how, workers=1))

@@ -22,9 +22,9 @@ from albert_deploy.validation.evaluate.predictions import Heads, heads, predict,
 from albert_deploy.validation.evaluate.timeout import watch
 from albert_deploy.validation.evaluate.workers import (
     SOURCE,
+    GroupOutputs,
     Openers,
-    Ran,
-    Running,
+    RunConfig,
     run_here,
     run_in_workers,
 )
@@ -155,7 +155,7 @@ def evaluate(
     progress = Progress(
         sessions, {v: _differences(decide) for v in sessions if v != SOURCE}, len(rows)
     )
-    running = Running(
+    run_config = RunConfig(
         batch=config.batch,
         timeout_s=config.timeout_s,
         vocabulary=vocabulary_outputs(task, contract),
@@ -176,15 +176,15 @@ def evaluate(
             progress.restore(journal.done[-1])
         if config.workers > 1 and openers is not None:
             alive = {name: opener for name, opener in openers.items() if name in sessions}
-            results = run_in_workers(alive, todo, running, workers=config.workers)
+            results = run_in_workers(alive, todo, run_config, workers=config.workers)
         else:
-            results = run_here(sessions, todo, running)
+            results = run_here(sessions, todo, run_config)
         done = sum(len(entry["numbers"]) for entry in journal.done)
         with tqdm(
             total=len(rows), initial=done, desc="rows", unit="row", disable=None, leave=False
         ) as bar:
-            for number, (group, ran) in enumerate(results, start=len(journal.done)):
-                entry = _recorded(group, ran, rows, how, progress)
+            for number, (group, given) in enumerate(results, start=len(journal.done)):
+                entry = _recorded(group, given, rows, how, progress)
                 progress.enter(entry)
                 journal.add({"group": number} | entry | progress.state())
                 bar.update(len(group))
@@ -251,17 +251,21 @@ def _noted(rows: Iterable[Row], evidence: Evidence, count: int) -> Iterator[Row]
 
 
 def _recorded(
-    group: Group, ran: Ran, rows: Sequence[Example], how: Heads | None, progress: Progress
+    group: Group,
+    given: GroupOutputs,
+    rows: Sequence[Example],
+    how: Heads | None,
+    progress: Progress,
 ) -> dict[str, Any]:
     """Compare and predict what a group gave; return its entry, see ``Progress.enter``."""
-    for name, reason in ran.failures.items():
+    for name, reason in given.failures.items():
         progress.failures.setdefault(name, reason)
-    alive = [name for name in ran.outputs if name not in progress.failures]
+    alive = [name for name in given.outputs if name not in progress.failures]
     entry: dict[str, Any] = {"numbers": [number for number, _ in group], "errors": {}, "lines": {}}
     for name in alive:
         if name == SOURCE:
             continue
-        pairs = zip(group, ran.outputs[SOURCE], ran.outputs[name], strict=True)
+        pairs = zip(group, given.outputs[SOURCE], given.outputs[name], strict=True)
         try:
             entry["errors"][name] = [
                 _compare(progress.differences[name], ours, theirs, f"{name} on row {row.id}")
@@ -273,7 +277,7 @@ def _recorded(
         entry["lines"] = {
             name: [
                 predict(rows[number], row, outputs, how)
-                for (number, row), outputs in zip(group, ran.outputs[name], strict=True)
+                for (number, row), outputs in zip(group, given.outputs[name], strict=True)
             ]
             for name in alive
             if name not in progress.failures
