@@ -48,7 +48,7 @@ class Findings:
         weights: Rows of ``check_weights``.
         stages: Rows of ``attribute``.
         traces: Entries of ``trace``.
-        blames: What ``blame`` named.
+        bisections: What ``bisect`` found.
         broken: Why a variant's file is not what was asked for, where that shows only here.
     """
 
@@ -61,7 +61,7 @@ class Findings:
     weights: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     stages: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     traces: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
-    blames: dict[str, dict[str, Any]] = field(default_factory=dict)
+    bisections: dict[str, dict[str, Any]] = field(default_factory=dict)
     broken: dict[str, str] = field(default_factory=dict)
 
 
@@ -242,7 +242,7 @@ def _each(
         return found
 
 
-def add_blames(
+def add_bisections(
     directory: Path,
     manifest: Mapping[str, Any],
     variants: Sequence[str],
@@ -259,14 +259,14 @@ def add_blames(
         manifest: Its manifest.
         variants: Those that failed and run.
         rows: Inputs of the rows to look at.
-        found: Gets ``blames``.
+        found: Gets ``bisections``.
         limits: Variant -> ratio that it has to reach, in dB.
         trials: Most trials for each.
     """
-    from albert_deploy.validation.parity.bisect import BlameConfig, blame
+    from albert_deploy.validation.parity.bisect import BisectConfig, bisect
 
     for name in variants:
         if name == FP32 or not rows or not trials:
             continue
-        config = BlameConfig(min_sqnr_db=limits[name], budget=trials)
-        found.blames[name] = blame(directory, manifest, name, rows, config).to_json()
+        config = BisectConfig(min_sqnr_db=limits[name], budget=trials)
+        found.bisections[name] = bisect(directory, manifest, name, rows, config).to_json()

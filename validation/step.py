@@ -23,7 +23,7 @@ from albert_deploy.runtime.manifest import (
 )
 from albert_deploy.runtime.measure import measured
 from albert_deploy.validation.bench.machine import machine
-from albert_deploy.validation.collect import Findings, add_blames, collect
+from albert_deploy.validation.collect import Findings, add_bisections, collect
 from albert_deploy.validation.data.datasets import data_file, read_data
 from albert_deploy.validation.data.layouts import digest
 from albert_deploy.validation.data.rows import Data
@@ -47,7 +47,7 @@ from albert_deploy.validation.report.report import FILES, SCHEMA, write_reports
 from albert_deploy.validation.report.wording import latency_ms
 
 # What a failing variant without a limit of its own is searched to reach.
-_BLAME_DB = 10.0
+_BISECT_DB = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,12 +68,12 @@ class ValidateConfig:
             that it does not run, and with ``auto`` all, run in the engine of their ONNX file.
         trace_rows: Rows on which the error trace, the stages and the metamorphic checks are made,
             of the first ``evaluate.grid_texts``; 0 makes none.
-        blame_trials: Trials of the search for what makes a variant fail; 0 searches nothing.
+        bisect_trials: Trials of the search for what makes a variant fail; 0 searches nothing.
         allow_calibration_rows: Accept a variant that was calibrated on the very data that it is
             judged on.
 
     Raises:
-        InputError: ``trace_rows`` or ``blame_trials`` is out of range.
+        InputError: ``trace_rows`` or ``bisect_trials`` is out of range.
     """
 
     dataset: tuple[str, Path | None] | None = None
@@ -85,7 +85,7 @@ class ValidateConfig:
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     engine: str = AUTO
     trace_rows: int = 32
-    blame_trials: int = 40
+    bisect_trials: int = 40
     allow_calibration_rows: bool = False
 
     def __post_init__(self) -> None:
@@ -95,8 +95,8 @@ class ValidateConfig:
                 f"grid_texts, {self.evaluate.grid_texts}"
             )
         check_known(self.engine, (AUTO, *ENGINES), "engine")
-        if self.blame_trials < 0 or 0 < self.blame_trials < 3:
-            raise InputError(f"blame_trials is {self.blame_trials}; use 0 or at least 3")
+        if self.bisect_trials < 0 or 0 < self.bisect_trials < 3:
+            raise InputError(f"`bisect_trials` is {self.bisect_trials}; use 0 or at least 3")
 
 
 def validate(
@@ -160,19 +160,19 @@ def validate(
             for v, e in entries.items()
             if e["verdict"] == "fail" and not e["failure"] and v not in found.broken
         ]
-        if failing and config.blame_trials:
+        if failing and config.bisect_trials:
             note(f"looking for what makes {' and '.join(failing)} fail")
-        add_blames(
+        add_bisections(
             directory,
             manifest,
             failing,
             evidence.feeds[: config.trace_rows],
             found,
-            limits={name: rules[name].limits.min_sqnr_db or _BLAME_DB for name in failing},
-            trials=config.blame_trials,
+            limits={name: rules[name].limits.min_sqnr_db or _BISECT_DB for name in failing},
+            trials=config.bisect_trials,
         )
     for name, entry in entries.items():
-        entry["blame"] = found.blames.get(name)
+        entry["blame"] = found.bisections.get(name)
     engines = engine_entries(directory, manifest)
     verdicts = {entry["verdict"] for entry in (*entries.values(), *engines.values())}
     report: dict[str, Any] = {

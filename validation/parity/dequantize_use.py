@@ -22,22 +22,22 @@ _MOVES = {"Reshape", "Transpose", "Slice", "Gather"}
 _ROUNDS = {"QuantizeLinear", "DynamicQuantizeLinear"}
 
 
-def restore(model: ir.Model, source: ir.Model, uses: Iterable[Use]) -> int:
+def dequantize_uses(model: ir.Model, source: ir.Model, uses: Iterable[Use]) -> int:
     """Let products compute in float32 from real inputs, with the fp32 file's weights; in place.
 
     Args:
         model: A variant's graph, as read from its file.
         source: The fp32 graph.
-        uses: Products of ``source`` to restore, see ``find_uses``.
+        uses: Products of ``source``, see ``find_uses``.
 
     Returns:
-        Number of products restored.
+        How many they are.
 
     Raises:
         ContractError: The variant does not have a product.
     """
     editor = _Editor(model, source)
-    return sum(editor.restore(use) for use in uses)
+    return sum(editor.dequantize(use) for use in uses)
 
 
 class _Editor:
@@ -49,8 +49,8 @@ class _Editor:
         self._ours, self._theirs = Stored(source), Stored(model)
         self._count = 0
 
-    def restore(self, use: Use) -> int:
-        """Restore one product."""
+    def dequantize(self, use: Use) -> int:
+        """Let one product compute in float32."""
         wanted, node = self._source[use.node], self._nodes.get(use.node)
         if node is not None and node.op_type == "MatMul":
             product, last = node, node
@@ -137,11 +137,11 @@ class _Editor:
         return self._add(f"divisor_{self._count}", real)
 
     def _add(self, name: str, array: np.ndarray) -> ir.Value:
-        return add_initializer(self._model, f"restored/{name}", array.astype(np.float32))
+        return add_initializer(self._model, f"dequantized/{name}", array.astype(np.float32))
 
     def _node(self, op_type: str, inputs: list[ir.Value | None], **attributes: int) -> ir.Node:
         self._count += 1
-        name = f"restored/{len(self._model.graph)}_{self._count}/{op_type}"
+        name = f"dequantized/{len(self._model.graph)}_{self._count}/{op_type}"
         return named_node(op_type, inputs, name, **attributes)
 
     def _replace(self, value: ir.Value, new: list[ir.Node]) -> int:
@@ -159,7 +159,7 @@ class _Editor:
         for place, output in enumerate(outputs):
             if output is value:
                 result.shape, result.type = value.shape, value.type
-                name, value.name = value.name, f"{value.name}_before_restored"
+                name, value.name = value.name, f"{value.name}_before_dequantized"
                 result.name, outputs[place] = name, result
         self._model.graph.insert_after(maker, new)
         return 1
