@@ -138,9 +138,9 @@ class Diagnosis:
         for row in self.rows:
             if row.why:
                 reasons.setdefault(row.why, []).append(f"{row.artifact} in {row.engine}")
-        told = [f"{', '.join(which)}: {why}" for why, which in reasons.items()]
+        explained = [f"{', '.join(which)}: {why}" for why, which in reasons.items()]
         return "\n".join(
-            [*_machine_lines(self.machine), "", *lines, *([""] if told else []), *told]
+            [*_machine_lines(self.machine), "", *lines, *([""] if explained else []), *explained]
         )
 
 
@@ -221,16 +221,16 @@ def _plan_rows(directory: Path, manifest: dict[str, Any], machine: Machine) -> I
 
 def _machine_lines(machine: Mapping[str, Any]) -> Iterator[str]:
     yield f"{machine['system']}, Python {machine['python']}"
-    told = machine["gpu"]
-    for device in told["devices"]:
+    gpu = machine["gpu"]
+    for device in gpu["devices"]:
         sm = ".".join(map(str, device["capability"]))
         line = f"{device['name']}, capability {sm}, {device['total_bytes'] / _GIB:.1f} GiB"
         yield f"GPU {device['index']}: {line}"
     if machine["free_bytes"] is not None:
         yield f"free GPU memory: {machine['free_bytes'] / _GIB:.1f} GiB"
-    if told["why"]:
-        yield f"GPU: {told['why']}"
-    if told["driver"] or told["cuda"]:
-        yield f"driver {told['driver'] or 'unknown'}, runs CUDA {told['cuda'] or 'unknown'}"
+    if gpu["why"]:
+        yield f"GPU: {gpu['why']}"
+    if gpu["driver"] or gpu["cuda"]:
+        yield f"driver {gpu['driver'] or 'unknown'}, runs CUDA {gpu['cuda'] or 'unknown'}"
     packages = [f"{name} {version}" for name, version in machine["packages"].items() if version]
     yield ", ".join(packages)

@@ -269,8 +269,8 @@ def _open_trusted(
         if variant in (AUTO, record.variant):
             session = open_trt(directory, name, TrtConfig(policy="pad"), trust=True)
             return Choice(variant=record.variant, engine="trt", why=f"{name}, trusted"), session
-    told = "; ".join(reasons) or f"{directory} holds no engine of {variant}"
-    raise MachineError(f"no plan runs here: {told}; build one here: albert-deploy build")
+    why = "; ".join(reasons) or f"{directory} holds no engine of {variant}"
+    raise MachineError(f"no plan runs here: {why}; build one here: albert-deploy build")
 
 
 def _guarded(answer: Callable[[list[Outputs]], Any], rows: list[Outputs]) -> Any:

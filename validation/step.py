@@ -296,9 +296,9 @@ def _entry(
     grid, odd = found.grid.get(name, {}), found.metamorphic.get(name, [])
     paired = {}
     checks: list[Check] = []
-    for what, told in (("recorded bytes", damaged), ("file", found.broken)):
-        if name in told:
-            checks.append(Check(kind="contract", name=what, verdict="fail", message=told[name]))
+    for what, messages in (("recorded bytes", damaged), ("file", found.broken)):
+        if name in messages:
+            checks.append(Check(kind="contract", name=what, verdict="fail", message=messages[name]))
     if runs:
         flips = flipped(evidence, name)
         scores = evidence.measured

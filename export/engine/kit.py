@@ -76,13 +76,13 @@ def write_kit(directory: Path, target_name: str, config: BuildConfig) -> Path:
             source = check_file(directory, manifest, name)
             (work / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, work / name)
-        told = dict(manifest) | {
+        content = dict(manifest) | {
             "files": {name: manifest["files"][name] for name in names},
             "variants": {name: manifest["variants"][name] for name in variants},
             "steps": {},
         }
-        told.pop("engines", None)
-        write_manifest(work, told)
+        content.pop("engines", None)
+        write_manifest(work, content)
         write_json(
             work / KIT_NAME,
             {
@@ -126,20 +126,20 @@ def kit_config(directory: Path, *, flavour: str = "auto", force: bool = False) -
     _check_sums(directory)
     path = directory / KIT_NAME
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
-        if told["format"] != KIT_FORMAT:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["format"] != KIT_FORMAT:
             raise InputError(
-                f"{path} has format {told['format']}, this version reads {KIT_FORMAT}; "
+                f"{path} has format {content['format']}, this version reads {KIT_FORMAT}; "
                 "write the kit again with: albert-deploy build DIR --target … --kit"
             )
-        profiles = tuple(Profile.from_json(p) for p in told["profiles"])
-        engine = EngineConfig(profiles=profiles, **told["settings"])
+        profiles = tuple(Profile.from_json(p) for p in content["profiles"])
+        engine = EngineConfig(profiles=profiles, **content["settings"])
         return BuildConfig(
-            targets=(told["target"],),
-            variants=tuple(told["variants"]),
-            flavour=told["flavour"] if flavour == "auto" else flavour,
+            targets=(content["target"],),
+            variants=tuple(content["variants"]),
+            flavour=content["flavour"] if flavour == "auto" else flavour,
             profiles=profiles,
-            tokens=told["tokens"],
+            tokens=content["tokens"],
             engine=engine,
             force=force,
         )

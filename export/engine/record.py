@@ -93,14 +93,14 @@ def write_engine(
     directory: Path, manifest: dict[str, Any], name: str, plan: bytes, record: dict[str, Any]
 ) -> None:
     """Write a plan and its record, each atomically, and enter both in the manifest."""
-    file, told = record["plan"], record_file(name)
+    file, described = record["plan"], record_file(name)
     with writing(directory / file) as out:
         out.write(plan)
-    write_json(directory / told, record)
-    manifest["files"] |= {n: file_record(directory / n) for n in (file, told)}
+    write_json(directory / described, record)
+    manifest["files"] |= {n: file_record(directory / n) for n in (file, described)}
     manifest.setdefault("engines", {})[name] = {
         "file": file,
-        "record": told,
+        "record": described,
         **{k: record[k] for k in ("target", "variant", "flavour", "version", "sha256")},
     }
     write_manifest(directory, manifest)

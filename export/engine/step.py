@@ -226,11 +226,11 @@ def settings_json(settings: EngineConfig) -> dict[str, Any]:
     """Return the settings that shape a plan, as a record holds them."""
     from dataclasses import asdict
 
-    told = asdict(settings)
+    values = asdict(settings)
     # Where times of kernels are kept does not shape the plan; shapes have their own entry.
     for name in ("profiles", "timing_cache", "require_cache_hit"):
-        del told[name]
-    return told
+        del values[name]
+    return values
 
 
 def layer_uses(manifest: Mapping[str, Any]) -> int:

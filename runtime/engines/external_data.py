@@ -35,7 +35,7 @@ _FIELDS: dict[str, dict[int, str]] = {
 _KEY, _VALUE = 1, 2
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _FIXED = {_FIXED64: 8, _FIXED32: 4}
-_AGAIN = "do not load it; export the checkpoint again"
+_REMEDY = "do not load it; export the checkpoint again"
 
 
 def external_files(path: Path) -> set[str]:
@@ -50,10 +50,10 @@ def external_files(path: Path) -> set[str]:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             found = set(_locations(data))
     except (OSError, ValueError, IndexError) as error:
-        raise ContractError(f"{path} is no readable ONNX file ({error}); {_AGAIN}") from error
+        raise ContractError(f"{path} is no readable ONNX file ({error}); {_REMEDY}") from error
     for name in sorted(found):
         if name in ("", ".", "..") or set(name) & set("/\\:\0"):
-            raise ContractError(f"{path} refers to weights outside its folder: {name!r}; {_AGAIN}")
+            raise ContractError(f"{path} refers to weights outside its folder: {name!r}; {_REMEDY}")
     return found
 
 

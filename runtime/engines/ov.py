@@ -148,5 +148,5 @@ def _table_rows(model: Any) -> dict[str, int]:
 def _reason(error: Exception) -> str:
     """Return the line of an OpenVINO error that says what is wrong."""
     lines = [line.strip() for line in str(error).splitlines()]
-    told = [x for x in lines if x and not x.startswith(("Exception from", "Check '"))]
-    return told[-1] if told else type(error).__name__
+    reasons = [x for x in lines if x and not x.startswith(("Exception from", "Check '"))]
+    return reasons[-1] if reasons else type(error).__name__

@@ -120,9 +120,9 @@ class Context:
             with collecting() as lines:
                 self._context = _execution_context(loaded)
                 if self._context is None:
-                    raise MachineError(f"TensorRT makes no execution context: {told(lines)}")
+                    raise MachineError(f"TensorRT makes no execution context: {errors_in(lines)}")
                 if not self._context.set_optimization_profile_async(profile, self._handle):
-                    raise MachineError(f"TensorRT refuses profile {profile}: {told(lines)}")
+                    raise MachineError(f"TensorRT refuses profile {profile}: {errors_in(lines)}")
             self._stream.wait()
         except MachineError:
             self.close()
@@ -195,7 +195,7 @@ class Context:
     def _enqueue(self) -> None:
         with collecting() as lines:
             if not self._context.execute_async_v3(self._handle):
-                raise MachineError(f"TensorRT failed to run: {told(lines)}")
+                raise MachineError(f"TensorRT failed to run: {errors_in(lines)}")
 
     def _bind(self, shape: Shape) -> None:
         """Tell the context a shape, and where inputs and outputs lie."""
@@ -209,7 +209,7 @@ class Context:
             for name in loaded.inputs:
                 if not context.set_input_shape(name, shape):
                     raise MachineError(
-                        f"TensorRT refuses {name} of {written(shape)}: {told(lines)}"
+                        f"TensorRT refuses {name} of {written(shape)}: {errors_in(lines)}"
                     )
             if missing := context.infer_shapes():
                 raise ContractError(f"the engine leaves the shape of {', '.join(missing)} open")
@@ -223,12 +223,12 @@ class Context:
                 for place in places:
                     if not context.set_tensor_address(place.name, block.device + place.offset):
                         raise MachineError(
-                            f"TensorRT refuses the address of {place.name}: {told(lines)}"
+                            f"TensorRT refuses the address of {place.name}: {errors_in(lines)}"
                         )
         self._shape = shape
 
 
-def told(lines: Sequence[LogLine]) -> str:
+def errors_in(lines: Sequence[LogLine]) -> str:
     """Return the errors of a piece of TensorRT's log, the first of which is the cause."""
     bad = [line.text.strip() for line in lines if line.severity in _BAD]
     return "; ".join(bad[:3]) or "its log does not say why"

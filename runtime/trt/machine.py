@@ -98,13 +98,13 @@ def version_problem(record: PlanRecord, installed: str) -> str | None:
     """
     if installed == record.version:
         return None
-    told = f"was built with {record.flavour} {record.version}, {installed} is installed"
+    differs = f"was built with {record.flavour} {record.version}, {installed} is installed"
     if not record.version_compatible or record.flavour != "tensorrt":
-        return told
+        return differs
     built, now = _numbers(record.version), _numbers(installed)
     if now >= built and (now[:1] == built[:1] or (built[:1], now[:1]) == ((10,), (11,))):
         return None
-    return f"{told}, and is compatible only with later ones of the same major version"
+    return f"{differs}, and is compatible only with later ones of the same major version"
 
 
 def _flavour_problems(record: PlanRecord, machine: Machine) -> Iterator[MachineError]:

@@ -13,7 +13,7 @@ from typing import Any
 from albert_deploy.runtime.errors import AlbertDeployError, ContractError, InputError
 from albert_deploy.runtime.manifest import MANIFEST_NAME, read_manifest, sha256_of
 from albert_deploy.runtime.trt.machine import Machine, machine_problems
-from albert_deploy.runtime.trt.record import _AGAIN, FOLDER, PlanRecord, read_record, record_file
+from albert_deploy.runtime.trt.record import FOLDER, REBUILD, PlanRecord, read_record, record_file
 
 # TensorRT for RTX starts its plans with a header of 64 bytes, as seen in those of 1.7: this word,
 # the size of all at byte 16, four bytes of version at 24, a bit for each capability at 32.
@@ -89,27 +89,27 @@ def find_plan(
 
 def _check_manifest(directory: Path, record: PlanRecord) -> None:
     manifest = read_manifest(directory)
-    files, told = manifest["files"], record_file(record.name)
+    files, place = manifest["files"], record_file(record.name)
     entry = manifest.get("engines", {}).get(record.name)
-    if entry is None or not {told, record.file} <= set(files):
+    if entry is None or not {place, record.file} <= set(files):
         raise InputError(
             f"{directory / MANIFEST_NAME} does not know the engine {record.name}: nobody vouches "
-            f"for that plan, and a plan is code; {_AGAIN}, or give `trust=True` if you know "
+            f"for that plan, and a plan is code; {REBUILD}, or give `trust=True` if you know "
             "who made it"
         )
-    if sha256_of(directory / told) != files[told]["sha256"]:
+    if sha256_of(directory / place) != files[place]["sha256"]:
         raise ContractError(
-            f"{directory / told} is not the record that the manifest knows; {_AGAIN}"
+            f"{directory / place} is not the record that the manifest knows; {REBUILD}"
         )
     if record.sha256 != files[record.file]["sha256"]:
         raise ContractError(
-            f"{directory / told} and the manifest disagree on the plan's hash; {_AGAIN}"
+            f"{directory / place} and the manifest disagree on the plan's hash; {REBUILD}"
         )
     now = files.get(record.onnx_file, {}).get("sha256")
     if now != record.onnx_sha256:
         raise ContractError(
             f"the engine {record.name} was built from another {record.onnx_file} than the "
-            f"directory holds now; {_AGAIN} --variants {record.variant}"
+            f"directory holds now; {REBUILD} --variants {record.variant}"
         )
 
 
@@ -117,16 +117,16 @@ def _check_bytes(path: Path, record: PlanRecord) -> None:
     try:
         size = path.stat().st_size
     except OSError:
-        raise ContractError(f"{path} is missing, its record is there; {_AGAIN}") from None
+        raise ContractError(f"{path} is missing, its record is there; {REBUILD}") from None
     if size < record.bytes:
         raise ContractError(
             f"{path} is truncated: it has {size:,} of {record.bytes:,} bytes; copy it again or "
-            f"{_AGAIN}"
+            f"{REBUILD}"
         )
     if sha256_of(path) != record.sha256:
         raise ContractError(
             f"{path} is corrupted: it is not the plan that its record describes; copy it again or "
-            f"{_AGAIN}"
+            f"{REBUILD}"
         )
     with path.open("rb") as file:
         head = file.read(36)
@@ -135,5 +135,5 @@ def _check_bytes(path: Path, record: PlanRecord) -> None:
         if not f"{record.version}.".startswith(f"{version}."):
             raise ContractError(
                 f"{path} was made by tensorrt_rtx {version}, its record says {record.version}; "
-                f"{_AGAIN}"
+                f"{REBUILD}"
             )

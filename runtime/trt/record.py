@@ -16,7 +16,7 @@ from albert_deploy.runtime.trt.profiles import Profile
 FOLDER = "engines"
 FORMAT = 1
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
-_AGAIN = "build it again: albert-deploy build DIR"
+REBUILD = "build it again: albert-deploy build DIR"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,17 +84,17 @@ def read_record(directory: Path, name: str) -> PlanRecord:
     if _NAME.fullmatch(name) is None:
         raise InputError(f"got the engine {name!r}; wanted a name such as sm89-fp16")
     path = directory / record_file(name)
-    missing = f"{path} is missing: a plan without its record cannot be checked; {_AGAIN}"
-    value = read_json(path, _AGAIN, missing=missing)
+    missing = f"{path} is missing: a plan without its record cannot be checked; {REBUILD}"
+    value = read_json(path, REBUILD, missing=missing)
     got = value.get("format") if isinstance(value, dict) else None
     if got != FORMAT:
-        raise InputError(f"{path} has format {got}, this version reads {FORMAT}; {_AGAIN}")
+        raise InputError(f"{path} has format {got}, this version reads {FORMAT}; {REBUILD}")
     try:
         record = _parsed(name, value)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"{path} is no engine record ({error!r}); {_AGAIN}") from error
+        raise InputError(f"{path} is no engine record ({error!r}); {REBUILD}") from error
     if record.file != f"{FOLDER}/{name}.plan":
-        raise InputError(f"{path} belongs to {record.file}, not to {name}; {_AGAIN}")
+        raise InputError(f"{path} belongs to {record.file}, not to {name}; {REBUILD}")
     return record
 
 

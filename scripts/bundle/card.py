@@ -57,7 +57,7 @@ LICENCES = {
     "mit": "MIT",
 }
 UNSTATED = "not stated"
-_CLASSES_TOLD = 20
+_CLASSES_LISTED = 20
 
 
 def model_name(manifest: Mapping[str, Any]) -> str:
@@ -224,9 +224,9 @@ def _classes(manifest: Mapping[str, Any]) -> list[str]:
     labels = manifest["contract"].get("labels") or []
     if not labels or "classification" not in manifest["task"]:
         return []
-    told = ", ".join(escaped(label) for label in labels[:_CLASSES_TOLD])
-    more = f" and {len(labels) - _CLASSES_TOLD} more" if len(labels) > _CLASSES_TOLD else ""
-    return [f"Classes: {told}{more}.", ""]
+    named = ", ".join(escaped(label) for label in labels[:_CLASSES_LISTED])
+    more = f" and {len(labels) - _CLASSES_LISTED} more" if len(labels) > _CLASSES_LISTED else ""
+    return [f"Classes: {named}{more}.", ""]
 
 
 def _front_matter(

@@ -221,8 +221,8 @@ def run_grid(
     Raises:
         AlbertDeployError: The source fails, or a variant does and ``failures`` is None.
     """
-    told = {} if failures is None else failures
-    watched = {n: watch(s, n, timeout_s) for n, s in sessions.items() if n not in told}
+    known = {} if failures is None else failures
+    watched = {n: watch(s, n, timeout_s) for n, s in sessions.items() if n not in known}
     found = {v: _differences(decide) for v in watched if v != SOURCE}
     for case in tqdm(cases, desc="edge grid", unit="case", disable=None, leave=False):
         source = [watched[SOURCE].run(case.feeds, case.name)]

@@ -45,15 +45,15 @@ class TimedSession(Session):
         self.outputs = tuple(session.outputs)
         self.failure: str | None = None
         self._session, self._name, self._timeout_s = session, name, timeout_s
-        self._asked: queue.SimpleQueue[Feeds | None] = queue.SimpleQueue()
-        self._told: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._questions: queue.SimpleQueue[Feeds | None] = queue.SimpleQueue()
+        self._answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
 
     @property
     def inside(self) -> bool:
         """Tell whether a run that took too long is still under way."""
         # Nobody takes what such a run tells at last.
-        return self.failure is not None and self._told.empty()
+        return self.failure is not None and self._answers.empty()
 
     def run(self, feeds: Feeds, where: str = "") -> dict[str, npt.NDArray[np.float32]]:
         """See ``Session.run``.
@@ -81,16 +81,16 @@ class TimedSession(Session):
         if isinstance(outputs, AlbertDeployError):
             raise outputs
         if isinstance(outputs, Exception):
-            told = next(iter(str(outputs).splitlines()), "") or type(outputs).__name__
+            reason = next(iter(str(outputs).splitlines()), "") or type(outputs).__name__
             raise ContractError(
-                f"{self._name} ({self.engine}) failed{place}: {told[:300]}; make it again"
+                f"{self._name} ({self.engine}) failed{place}: {reason[:300]}; make it again"
             ) from outputs
         return self._checked(outputs, len(feeds["input_ids"]), place)
 
     def close(self) -> None:
         """Free the model, unless a run is still inside of it."""
         if self._thread is not None:
-            self._asked.put(None)
+            self._questions.put(None)
         if not self.inside:
             self._session.close()
 
@@ -100,12 +100,12 @@ class TimedSession(Session):
         if self._thread is None:
             # A daemon: a run that never ends must not keep the process.
             self._thread = threading.Thread(
-                target=_serve, args=(self._session, self._asked, self._told), daemon=True
+                target=_serve, args=(self._session, self._questions, self._answers), daemon=True
             )
             self._thread.start()
-        self._asked.put(feeds)
+        self._questions.put(feeds)
         try:
-            return self._told.get(timeout=self._timeout_s)
+            return self._answers.get(timeout=self._timeout_s)
         except queue.Empty:
             return None
 
@@ -168,10 +168,10 @@ def open_timed(
 
 
 def _serve(
-    session: Session, asked: queue.SimpleQueue[Feeds | None], told: queue.SimpleQueue[Any]
+    session: Session, questions: queue.SimpleQueue[Feeds | None], answers: queue.SimpleQueue[Any]
 ) -> None:
-    while (feeds := asked.get()) is not None:
-        told.put(_outcome(session, feeds))
+    while (feeds := questions.get()) is not None:
+        answers.put(_outcome(session, feeds))
 
 
 def _outcome(session: Session, feeds: Feeds) -> Any:

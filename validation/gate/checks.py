@@ -64,8 +64,8 @@ def check_output(limits: Limits, where: str, difference: Difference) -> list[Che
         found.append(_parity(f"{where}, relative error", value <= limit, message, value, limit))
     limit, value = limits.min_sqnr_db, difference.sqnr_db
     if limit is not None:
-        told = "is exact" if value == math.inf else f"has an SQNR of {value:.1f} dB"
-        message = f"{where} {told}, the limit is {limit:.1f} dB"
+        text = "is exact" if value == math.inf else f"has an SQNR of {value:.1f} dB"
+        message = f"{where} {text}, the limit is {limit:.1f} dB"
         found.append(_parity(f"{where}, SQNR", value >= limit, message, value, limit))
     return found
 
@@ -198,12 +198,12 @@ def check_regression(limits: Limits, paired: Paired, earlier: float | None) -> C
 def check_metamorphic(entry: Mapping[str, Any]) -> Check:
     """Return the check of an entry of the report: what must not change the answer."""
     error, tolerance = entry["error"], entry["tolerance"]
-    told = "not finite" if error is None or not math.isfinite(error) else f"{error:.2e}"
+    text = "not finite" if error is None or not math.isfinite(error) else f"{error:.2e}"
     return Check(
         kind="metamorphic",
         name=f"{entry['check']}, {entry['output']}",
         verdict=entry["verdict"],
-        message=f"{entry['check']} changes {entry['output']} by {told}, the tolerance is "
+        message=f"{entry['check']} changes {entry['output']} by {text}, the tolerance is "
         f"{'not set' if tolerance is None else f'{tolerance:.0e}'}",
         value=error,
         limit=tolerance,
@@ -220,16 +220,16 @@ def check_costs(limits: Limits, latency_ms: float | None, size_bytes: int | None
         if limit is None:
             continue
         if value is None:
-            verdict, told = UNDECIDED, "was not measured"
+            verdict, text = UNDECIDED, "was not measured"
         else:
             verdict = PASS if value <= limit else FAIL
-            told = f"is {value:,.6g} {unit}" if unit == "ms" else f"is {value:,} {unit}"
+            text = f"is {value:,.6g} {unit}" if unit == "ms" else f"is {value:,} {unit}"
         found.append(
             Check(
                 kind="performance",
                 name=name,
                 verdict=verdict,
-                message=f"{name} {told}, the limit is {limit:,} {unit}",
+                message=f"{name} {text}, the limit is {limit:,} {unit}",
                 value=value,
                 limit=limit,
             )
