@@ -122,10 +122,6 @@ def content_digest(files: Mapping[str, Mapping[str, Any]], form: str = FORMAT) -
 def read_listing(data: bytes, place: str) -> tuple[str, dict[str, dict[str, Any]]]:
     """Return the digest and the files of a ``bundle.json`` that is as it was written.
 
-    Args:
-        data: Contents of the file.
-        place: Its name, for messages.
-
     Raises:
         InputError: It is of another version.
         ContractError: It was changed, or names what no bundle may hold.

@@ -56,12 +56,6 @@ def release(
     A new deployment directory is built beside ``out`` and put there in one step. One that fails
     its gate does not replace an earlier one: it is left in ``<out>.failed``.
 
-    Args:
-        source: Local folder, shipped sample or hub id.
-        config: Options.
-        out: Deployment directory.
-        note: Called with a line about each stage.
-
     Returns:
         The folder that holds the result, and the report of the validation.
 

@@ -107,11 +107,6 @@ def validate(
     A variant that cannot be run (a damaged file, an engine that hangs or fails) is told in the
     report; the others are judged.
 
-    Args:
-        directory: Deployment directory.
-        config: Options.
-        note: Called with a line about each stage.
-
     Returns:
         The report, as in ``reports/validation.json``; ``gate.raise_for_verdict`` turns a
         failed one into its error.

@@ -50,16 +50,6 @@ class Proof:
     wanted: str
     why: str = ""
 
-    def to_json(self) -> dict[str, str]:
-        """Return the form that ``engines/NAME.json`` holds."""
-        return {
-            "name": self.name,
-            "status": self.status,
-            "found": self.found,
-            "wanted": self.wanted,
-            "why": self.why,
-        }
-
 
 def prove_attention(
     uses: int,

@@ -70,11 +70,6 @@ def parse_calibration(text: str) -> tuple[str, Path | None]:
 def read_texts(directory: Path, manifest: dict[str, Any], config: CalibrationConfig) -> Texts:
     """Read and tokenize calibration texts.
 
-    Args:
-        directory: Deployment directory.
-        manifest: Its manifest.
-        config: Which texts.
-
     Raises:
         InputError: The data cannot be read, is for another task, has too few texts, or is the
             evaluation split.
@@ -205,11 +200,6 @@ class Texts:
 
     def inputs(self, graph: str, model: ir.Model, *, moments: bool) -> Inputs:
         """Return the inputs of a graph's weights, measured now or before.
-
-        Args:
-            graph: How the graph was pruned and equalized.
-            model: That graph.
-            moments: Whether second moments are needed too.
 
         Raises:
             InputError: They were not measured before and there are no texts to do it.

@@ -96,10 +96,6 @@ def to_int8(model: ir.Model, config: Int8Config) -> int:
     Each weight is stored once, whatever its number of uses; activations that feed several
     products are quantized once.
 
-    Args:
-        model: Normalized graph.
-        config: Options.
-
     Returns:
         Number of nodes converted.
 

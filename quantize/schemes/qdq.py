@@ -60,10 +60,6 @@ class Plan:
 def insert_qdq(model: ir.Model, plan: Plan) -> int:
     """Put the plan into a float32 or mixed half-precision graph, in place.
 
-    Args:
-        model: Normalized graph.
-        plan: What to quantize.
-
     Returns:
         Number of products and table look-ups that were quantized.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import re
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +41,7 @@ class Gpu:
 
     def to_json(self) -> dict[str, Any]:
         """Return the form that reports hold."""
-        return {
-            "index": self.index,
-            "name": self.name,
-            "capability": list(self.capability),
-            "total_bytes": self.total_bytes,
-        }
+        return asdict(self) | {"capability": list(self.capability)}
 
 
 @dataclass(frozen=True, kw_only=True)

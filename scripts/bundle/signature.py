@@ -18,9 +18,6 @@ if TYPE_CHECKING:
 def check_usable(path: Path) -> None:
     """Fail unless a certificate can sign today.
 
-    Args:
-        path: Certificate, PEM.
-
     Raises:
         InputError: It cannot be read, is not valid today, or is for something else.
     """

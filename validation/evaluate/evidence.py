@@ -134,10 +134,6 @@ class Progress:
 def keep_predictions(reports: Path, lines: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Path]:
     """Write a file of predictions for each model, and remove those of earlier validations.
 
-    Args:
-        reports: Folder of the reports.
-        lines: By model the lines of its file.
-
     Returns:
         The files.
 

@@ -73,11 +73,6 @@ def self_test(
 
     The directory is not changed. SHA-256 sums, which would catch any edit, are not looked at.
 
-    Args:
-        directory: Deployment directory.
-        config: Options.
-        note: Called with a line about each variant.
-
     Returns:
         The table; ``raise_for_self_test`` turns one that fails into its error.
 
