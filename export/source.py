@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from albert_deploy.runtime.contract import FAMILIES, SYNONYMS, TASKS, task_named
 from albert_deploy.runtime.errors import InputError, MachineError
-from albert_deploy.runtime.manifest import sha256_of
+from albert_deploy.runtime.manifest import read_json, sha256_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -158,14 +158,8 @@ def _download(given: str, revision: str | None, allow_pickle: bool) -> tuple[Pat
 
 def _read_config(path: Path) -> dict[str, Any]:
     file = path / "config.json"
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(
-            f"{path} has no config.json; give the folder of a transformers checkpoint"
-        ) from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"cannot read {file}: {error}; save the checkpoint again") from error
+    missing = f"{path} has no config.json; give the folder of a transformers checkpoint"
+    config = read_json(file, "save the checkpoint again", missing=missing)
     family = config.get("model_type") if isinstance(config, dict) else None
     if not isinstance(family, str) or family not in FAMILIES:
         raise InputError(

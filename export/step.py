@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import importlib.metadata
 import platform
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,19 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from albert_deploy.export.checkpoint import Loaded, load_model
 from albert_deploy.export.source import Source, find_checkpoint, identify_task
-from albert_deploy.runtime.contract import (
-    FAMILIES,
-    TASKS,
-    VARIANTS,
-    input_specs,
-    output_specs,
-)
+from albert_deploy.runtime.contract import FAMILIES, TASKS, VARIANTS, input_specs, output_specs
 from albert_deploy.runtime.directory import check_replaceable, publish, staged
 from albert_deploy.runtime.errors import InputError
 from albert_deploy.runtime.manifest import (
     FORMAT_VERSION,
     file_record,
     is_intact,
+    package_version,
     read_manifest,
     write_json,
     write_manifest,
@@ -202,13 +196,8 @@ def describe_contract(task: str, config: dict[str, Any], limits: dict[str, int])
 
 def tool_versions() -> dict[str, str]:
     """Return the versions of the tools that shape an artifact."""
-    versions = {"python": platform.python_version()}
-    for name in _TOOLS:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            versions[name] = "absent"
-    return versions
+    found = {name: package_version(name) or "absent" for name in _TOOLS}
+    return {"python": platform.python_version()} | found
 
 
 def _labels(config: dict[str, Any]) -> list[str]:

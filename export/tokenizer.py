@@ -25,11 +25,6 @@ _LOADING = ("backend", "is_local", "local_files_only")
 def write_tokenizer(source: Path, out: Path, config: dict[str, Any]) -> dict[str, int]:
     """Copy a checkpoint's tokenizer, making ``tokenizer.json`` where only a vocabulary is there.
 
-    Args:
-        source: Folder of the checkpoint.
-        out: Deployment directory.
-        config: The checkpoint's configuration.
-
     Returns:
         ``max_length`` in tokens and ``pad_token_id``.
 

@@ -8,17 +8,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from albert_deploy.runtime.contract import (
-    DEFAULT_VARIANTS,
-    VARIANTS,
-    TensorSpec,
-    variant_named,
-)
+from albert_deploy.runtime.contract import DEFAULT_VARIANTS, VARIANTS, TensorSpec, variant_named
 from albert_deploy.runtime.errors import AccuracyError, InputError
 from albert_deploy.runtime.manifest import (
     check_file,
+    external_data,
     file_record,
     is_intact,
+    model_files,
     read_manifest,
     write_manifest,
 )
@@ -54,7 +51,6 @@ class QuantizeConfig:
     budget: int | None = None
 
     def __post_init__(self) -> None:
-        """Check the names."""
         for name in self.variants:
             variant_named(name)
 
@@ -103,7 +99,7 @@ def quantize(
         with measured() as cost:
             rows, made = _make(directory, manifest, name, scheme, texts)
         file = VARIANTS[name].file
-        _enter(directory, manifest, file, f"{file}_data")
+        _enter(directory, manifest, file, external_data(file))
         manifest["variants"][name] = {
             "file": file,
             "made_from": made_from,
@@ -223,8 +219,8 @@ def _make(
             candidate,
             variant=name,
             parameter_bytes=manifest["parameter_bytes"],
-            inputs=[_spec(s) for s in contract["inputs"]],
-            outputs=[_spec(s) for s in contract["outputs"]],
+            inputs=map(TensorSpec.from_json, contract["inputs"]),
+            outputs=map(TensorSpec.from_json, contract["outputs"]),
         )
         original = load(source)
         exceptions = scheme.exceptions(original, scheme.config)
@@ -254,11 +250,5 @@ def _is_current(
     record = manifest["variants"].get(name)
     if record is None or record["made_from"] != json.loads(json.dumps(made_from)):
         return False
-    file = VARIANTS[name].file
-    data = f"{file}_data"
-    names = [file, data] if data in manifest["files"] else [file]
+    names = model_files(manifest, VARIANTS[name].file)
     return all(is_intact(directory, manifest, n) for n in names)
-
-
-def _spec(record: dict[str, Any]) -> TensorSpec:
-    return TensorSpec(name=record["name"], dtype=record["dtype"], axes=tuple(record["axes"]))

@@ -16,7 +16,7 @@ import numpy as np
 
 from albert_deploy.runtime.errors import ContractError
 from albert_deploy.runtime.session import Feeds, Outputs
-from albert_deploy.runtime.tasks.head import Prepared
+from albert_deploy.runtime.tasks.head import Encoded
 from albert_deploy.runtime.tasks.tokenize import stack
 
 # Batches whose rows are looked at for neighbours in length.
@@ -48,28 +48,28 @@ class StreamConfig:
 
 
 @dataclass(kw_only=True)
-class _Waiting:
+class _Pending:
     """An input that was read: what is kept of its rows so far."""
 
-    prepared: Prepared
+    encoded: Encoded
     kept: dict[int, Outputs] = field(default_factory=dict)
 
     @property
     def done(self) -> bool:
-        return len(self.kept) == len(self.prepared.rows)
+        return len(self.kept) == len(self.encoded.rows)
 
     def answer(self) -> Any:
-        return self.prepared.answer([self.kept[i] for i in range(len(self.kept))])
+        return self.encoded.answer([self.kept[i] for i in range(len(self.kept))])
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Row:
-    owner: _Waiting
+    owner: _Pending
     index: int
 
     @property
     def feeds(self) -> Feeds:
-        return self.owner.prepared.rows[self.index]
+        return self.owner.encoded.rows[self.index]
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -79,7 +79,7 @@ class _Row:
 
 
 def answers(
-    inputs: Iterable[Prepared], run: Callable[[Feeds, int], Outputs], config: StreamConfig
+    inputs: Iterable[Encoded], run: Callable[[Feeds, int], Outputs], config: StreamConfig
 ) -> Iterator[Any]:
     """Answer inputs in their order, in batches of rows of about the same length.
 
@@ -94,20 +94,20 @@ def answers(
         ContractError: Outputs are NaN or infinite.
     """
     source = iter(inputs)
-    waiting: deque[_Waiting] = deque()
+    waiting: deque[_Pending] = deque()
     pending: list[_Row] = []
     ended, failure = False, None
     while True:
         while not ended and len(waiting) < config.ahead and len(pending) < config.ahead:
             try:
-                one = _Waiting(prepared=next(source))
+                one = _Pending(encoded=next(source))
             except StopIteration:
                 ended = True
             except Exception as error:  # raised again in its place
                 ended, failure = True, error
             else:
                 waiting.append(one)
-                pending += [_Row(owner=one, index=i) for i in range(len(one.prepared.rows))]
+                pending += [_Row(owner=one, index=i) for i in range(len(one.encoded.rows))]
         if not waiting:
             if failure is not None:
                 raise failure
@@ -171,16 +171,16 @@ def _run(chosen: list[_Row], run: Callable[[Feeds, int], Outputs], config: Strea
     outputs = run(stack([row.feeds for row in chosen], config.pad_id), chosen[0].shape[0])
     for place, row in enumerate(chosen):
         mine = {name: value[place] for name, value in outputs.items()}
-        row.owner.kept[row.index] = kept_outputs(row.owner.prepared, mine, row.feeds)
+        row.owner.kept[row.index] = kept_outputs(row.owner.encoded, mine, row.feeds)
 
 
-def kept_outputs(prepared: Prepared, outputs: Outputs, feeds: Feeds) -> Outputs:
+def kept_outputs(encoded: Encoded, outputs: Outputs, feeds: Feeds) -> Outputs:
     """Return what is kept of a row's outputs.
 
     Raises:
         ContractError: Some of it is NaN or infinite.
     """
-    kept = prepared.keep(outputs, feeds)
+    kept = encoded.keep(outputs, feeds)
     for name, value in kept.items():
         if not np.isfinite(value).all():
             raise ContractError(

@@ -37,8 +37,8 @@ MAX_JSON_BYTES = 64 << 20
 MAX_LISTING_BYTES = 4 << 20
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]*", re.ASCII)
 _DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
-_AGAIN = "copy it again from where it was made"
-_TOLD = 5
+_REMEDY = "copy it again from where it was made"
+_SHOWN = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +88,7 @@ def check_bundle(directory: Path) -> Bundle:
     try:
         found = dict(_plain_files(directory))
         if found.get(LISTING, MAX_LISTING_BYTES + 1) > MAX_LISTING_BYTES:
-            raise ContractError(f"{place} is no file, or too large for a list; {_AGAIN}")
+            raise ContractError(f"{place} is no file, or too large for a list; {_REMEDY}")
         sha256, files = read_listing(place.read_bytes(), str(place))
         _compare(directory, files, found)
     except OSError as error:
@@ -122,15 +122,11 @@ def content_digest(files: Mapping[str, Mapping[str, Any]], form: str = FORMAT) -
 def read_listing(data: bytes, place: str) -> tuple[str, dict[str, dict[str, Any]]]:
     """Return the digest and the files of a ``bundle.json`` that is as it was written.
 
-    Args:
-        data: Contents of the file.
-        place: Its name, for messages.
-
     Raises:
         InputError: It is of another version.
         ContractError: It was changed, or names what no bundle may hold.
     """
-    changed = ContractError(f"{place} is damaged: it is not as it was written; {_AGAIN}")
+    changed = ContractError(f"{place} is damaged: it is not as it was written; {_REMEDY}")
     try:
         value = json.loads(data)
         form, files = value["format"], value["files"]
@@ -195,12 +191,12 @@ def _plain_files(root: Path) -> Iterator[tuple[str, int]]:
                 elif not stat.S_ISREG(status.st_mode):
                     raise ContractError(
                         f"{entry.path} is a link or a special file; a bundle holds plain files "
-                        f"alone; {_AGAIN}, and where a download cache links files, into a folder"
+                        f"alone; {_REMEDY}, and where a download cache links files, into a folder"
                     )
                 elif status.st_nlink > 1:
                     raise ContractError(
                         f"{entry.path} is a hard link: it changes when its other name is written "
-                        f"to; {_AGAIN}, without links"
+                        f"to; {_REMEDY}, without links"
                     )
                 else:
                     yield name, status.st_size
@@ -218,31 +214,25 @@ def _compare(
         elif sha256_of(directory / name) != wanted["sha256"]:
             problems.append(f"{name} was changed")
     if problems:
-        more = f" and {len(problems) - _TOLD} more" if len(problems) > _TOLD else ""
+        more = f" and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
         raise ContractError(
-            f"{directory} is not as it was bundled: {'; '.join(problems[:_TOLD])}{more}; {_AGAIN}"
+            f"{directory} is not as it was bundled: {'; '.join(problems[:_SHOWN])}{more}; {_REMEDY}"
         )
 
 
 def _check_manifest(directory: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
-    place = directory / MANIFEST_NAME
-    if files.get(MANIFEST_NAME, {}).get("bytes", MAX_JSON_BYTES + 1) > MAX_JSON_BYTES:
-        raise ContractError(f"{place} is missing from the bundle or too large; bundle again")
+    place = _small(directory, files, MANIFEST_NAME)
     try:
         manifest = read_manifest(directory)
-        told: dict[str, Any] = dict(manifest["files"])
-        own = {name: {k: told[name][k] for k in ("sha256", "bytes")} for name in told}
+        recorded: dict[str, Any] = dict(manifest["files"])
+        own = {name: {k: recorded[name][k] for k in ("sha256", "bytes")} for name in recorded}
         needed = [entry["file"] for entry in manifest["variants"].values()]
         for entry in manifest.get("engines", {}).values():
             needed += [entry["file"], entry["record"]]
     except (AlbertDeployError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise ContractError(f"{place} is no manifest ({error}); bundle again") from error
     listed = {name: dict(record) for name, record in files.items() if name not in BESIDE}
-    if own != listed:
-        odd = sorted(n for n in {*own, *listed} if own.get(n) != listed.get(n))
-        raise ContractError(
-            f"{place} and {LISTING} disagree on {', '.join(odd[:_TOLD])}; bundle again"
-        )
+    _check_same(place, own, listed)
     for name in (name for name in own if name.endswith(".onnx")):
         folder = PurePosixPath(name).parent
         needed += [str(folder / file) for file in external_files(directory / name)]
@@ -253,14 +243,12 @@ def _check_manifest(directory: Path, files: Mapping[str, Mapping[str, Any]]) -> 
 
 
 def _check_bom(directory: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
-    place = directory / BOM
-    if files.get(BOM, {}).get("bytes", MAX_JSON_BYTES + 1) > MAX_JSON_BYTES:
-        raise ContractError(f"{place} is missing from the bundle or too large; bundle again")
+    place = _small(directory, files, BOM)
     try:
         bom = json.loads(place.read_bytes())
         if bom["bomFormat"] != "CycloneDX":
             raise ValueError(f"bomFormat is {bom['bomFormat']}")
-        told = {
+        described = {
             str(part["name"]): part["hashes"][0]["content"]
             for part in bom["metadata"]["component"]["components"]
             if part["type"] == "file"
@@ -268,8 +256,21 @@ def _check_bom(directory: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
     except (OSError, ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
         raise ContractError(f"{place} is no bill of materials ({error!r}); bundle again") from error
     wanted = {name: record["sha256"] for name, record in files.items() if name not in BESIDE}
-    if told != wanted:
-        odd = sorted(n for n in {*told, *wanted} if told.get(n) != wanted.get(n))
+    _check_same(place, described, wanted)
+
+
+def _small(directory: Path, files: Mapping[str, Mapping[str, Any]], name: str) -> Path:
+    """Return the path of a listed file that is not too large to be parsed."""
+    if files.get(name, {}).get("bytes", MAX_JSON_BYTES + 1) > MAX_JSON_BYTES:
         raise ContractError(
-            f"{place} and {LISTING} disagree on {', '.join(odd[:_TOLD])}; bundle again"
+            f"{directory / name} is missing from the bundle or too large; bundle again"
+        )
+    return directory / name
+
+
+def _check_same(place: Path, found: Mapping[str, Any], listed: Mapping[str, Any]) -> None:
+    """Fail where a file that describes the bundle and the list of files differ."""
+    if odd := sorted(n for n in {*found, *listed} if found.get(n) != listed.get(n)):
+        raise ContractError(
+            f"{place} and {LISTING} disagree on {', '.join(odd[:_SHOWN])}; bundle again"
         )

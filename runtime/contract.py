@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
-from albert_deploy.runtime.errors import InputError
+from albert_deploy.runtime.errors import InputError, lookup
 
 INPUT_NAMES = ("input_ids", "attention_mask", "token_type_ids")
 
@@ -201,6 +202,11 @@ class TensorSpec:
         """Return the form that ``manifest.json`` holds."""
         return {"name": self.name, "dtype": self.dtype, "axes": list(self.axes)}
 
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """Read what ``to_json`` returned."""
+        return cls(name=value["name"], dtype=value["dtype"], axes=tuple(value["axes"]))
+
 
 def task_named(name: str) -> Task:
     """Look a task up.
@@ -208,11 +214,9 @@ def task_named(name: str) -> Task:
     Raises:
         InputError: Unknown task; the message lists the known ones.
     """
-    try:
-        return TASKS[name]
-    except KeyError:
-        known = ", ".join(TASKS)
-        raise InputError(f"unknown task {name!r}; use auto or one of: {known}") from None
+    if name not in TASKS:
+        raise InputError(f"unknown task {name!r}; use auto or one of: {', '.join(TASKS)}")
+    return TASKS[name]
 
 
 def variant_named(name: str) -> Variant:
@@ -221,10 +225,7 @@ def variant_named(name: str) -> Variant:
     Raises:
         InputError: Unknown variant; the message lists the known ones.
     """
-    try:
-        return VARIANTS[name]
-    except KeyError:
-        raise InputError(f"unknown variant {name!r}; use one of: {', '.join(VARIANTS)}") from None
+    return lookup(VARIANTS, name, "variant")
 
 
 def input_specs(task: Task) -> tuple[TensorSpec, ...]:

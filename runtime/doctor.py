@@ -5,7 +5,6 @@ Files are hashed and records read; no model and no plan is loaded.
 
 from __future__ import annotations
 
-import importlib.metadata
 import platform
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -21,8 +20,8 @@ from albert_deploy.runtime.errors import (
     InputError,
     MachineError,
 )
-from albert_deploy.runtime.manifest import check_file, read_manifest
-from albert_deploy.runtime.trt.machine import Here, look
+from albert_deploy.runtime.manifest import check_file, model_files, package_version, read_manifest
+from albert_deploy.runtime.trt.machine import Machine, this_machine
 from albert_deploy.runtime.trt.plans import plan_names, plan_problems
 from albert_deploy.runtime.trt.record import FOLDER
 
@@ -139,9 +138,9 @@ class Diagnosis:
         for row in self.rows:
             if row.why:
                 reasons.setdefault(row.why, []).append(f"{row.artifact} in {row.engine}")
-        told = [f"{', '.join(which)}: {why}" for why, which in reasons.items()]
+        explained = [f"{', '.join(which)}: {why}" for why, which in reasons.items()]
         return "\n".join(
-            [*_machine_lines(self.machine), "", *lines, *([""] if told else []), *told]
+            [*_machine_lines(self.machine), "", *lines, *([""] if explained else []), *explained]
         )
 
 
@@ -156,19 +155,19 @@ def doctor(directory: Path, *, index: int = 0) -> Diagnosis:
         InputError: It is no deployment directory.
     """
     manifest = read_manifest(directory)
-    here = look(index)
-    rows = (*_onnx_rows(directory, manifest), *_plan_rows(directory, manifest, here))
-    return Diagnosis(rows=rows, machine=machine_facts(here))
+    machine = this_machine(index)
+    rows = (*_onnx_rows(directory, manifest), *_plan_rows(directory, manifest, machine))
+    return Diagnosis(rows=rows, machine=describe_machine(machine))
 
 
-def machine_facts(here: Here) -> dict[str, Any]:
+def describe_machine(machine: Machine) -> dict[str, Any]:
     """Return what a diagnosis says of the machine."""
     return {
         "system": platform.platform(),
         "python": platform.python_version(),
-        "gpu": here.found.to_json(),
-        "free_bytes": here.free_bytes,
-        "packages": {name: _version(name) for name in _PACKAGES},
+        "gpu": machine.found.to_json(),
+        "free_bytes": machine.free_bytes,
+        "packages": {name: package_version(name) for name in _PACKAGES},
     }
 
 
@@ -178,10 +177,8 @@ def _onnx_rows(directory: Path, manifest: dict[str, Any]) -> Iterator[Row]:
             continue
         refusal: AlbertDeployError | None = None
         try:
-            # Weights that do not fit the file lie beside it.
-            for name in (row.file, f"{row.file}_data"):
-                if name == row.file or name in manifest["files"]:
-                    check_file(directory, manifest, name)
+            for name in model_files(manifest, row.file):
+                check_file(directory, manifest, name)
         except AlbertDeployError as error:
             refusal = error
         for engine in (*row.engines, *row.gpu_engines):
@@ -204,9 +201,9 @@ def _onnx_rows(directory: Path, manifest: dict[str, Any]) -> Iterator[Row]:
             )
 
 
-def _plan_rows(directory: Path, manifest: dict[str, Any], here: Here) -> Iterator[Row]:
+def _plan_rows(directory: Path, manifest: dict[str, Any], machine: Machine) -> Iterator[Row]:
     for name in plan_names(directory, manifest):
-        record, problems = plan_problems(directory, name, here=here)
+        record, problems = plan_problems(directory, name, machine=machine)
         listed = manifest.get("engines", {}).get(name, {})
         sound = record is not None
         yield Row(
@@ -217,30 +214,23 @@ def _plan_rows(directory: Path, manifest: dict[str, Any], here: Here) -> Iterato
             why="; also: ".join(map(str, problems)),
             exit_code=problems[0].exit_code if problems else EXIT_PASS,
             meant=record is not None
-            and here.gpu is not None
-            and record.capability == here.gpu.capability,
+            and machine.gpu is not None
+            and record.capability == machine.gpu.capability,
         )
 
 
 def _machine_lines(machine: Mapping[str, Any]) -> Iterator[str]:
     yield f"{machine['system']}, Python {machine['python']}"
-    told = machine["gpu"]
-    for device in told["devices"]:
+    gpu = machine["gpu"]
+    for device in gpu["devices"]:
         sm = ".".join(map(str, device["capability"]))
         line = f"{device['name']}, capability {sm}, {device['total_bytes'] / _GIB:.1f} GiB"
         yield f"GPU {device['index']}: {line}"
     if machine["free_bytes"] is not None:
         yield f"free GPU memory: {machine['free_bytes'] / _GIB:.1f} GiB"
-    if told["why"]:
-        yield f"GPU: {told['why']}"
-    if told["driver"] or told["cuda"]:
-        yield f"driver {told['driver'] or 'unknown'}, runs CUDA {told['cuda'] or 'unknown'}"
+    if gpu["why"]:
+        yield f"GPU: {gpu['why']}"
+    if gpu["driver"] or gpu["cuda"]:
+        yield f"driver {gpu['driver'] or 'unknown'}, runs CUDA {gpu['cuda'] or 'unknown'}"
     packages = [f"{name} {version}" for name, version in machine["packages"].items() if version]
     yield ", ".join(packages)
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None

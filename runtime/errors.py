@@ -16,6 +16,11 @@ Code 0 is a pass, 2 a usage error, 10 an internal error (a bug here) and 130 an 
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
+from typing import TypeVar
+
+_Row = TypeVar("_Row")
+
 EXIT_PASS = 0
 EXIT_USAGE = 2
 EXIT_INTERNAL = 10
@@ -83,3 +88,19 @@ EXIT_CODES: dict[int, str] = {
     EXIT_INTERNAL: "internal error",
     EXIT_INTERRUPTED: "interrupted",
 }
+
+
+def check_known(name: str, known: Collection[str], what: str) -> None:
+    """Fail where a name is not among those that are known.
+
+    Raises:
+        InputError: It is not; the message lists them.
+    """
+    if name not in known:
+        raise InputError(f"unknown {what} {name!r}; use one of: {', '.join(known)}")
+
+
+def lookup(table: Mapping[str, _Row], name: str, what: str) -> _Row:
+    """Return a row of a table, as ``check_known`` allows it."""
+    check_known(name, table, what)
+    return table[name]

@@ -76,6 +76,46 @@ def os_failure(error: OSError, path: Path) -> InputError | MachineError:
     return InputError(f"cannot write {path}: {reason}; choose an output that can be written")
 
 
+def read_json(path: Path, remedy: str, *, missing: str | None = None) -> Any:
+    """Read a JSON file.
+
+    Args:
+        path: The file.
+        remedy: What to do where it cannot be read.
+        missing: The message where it is not there; None for the same as of other errors.
+
+    Raises:
+        InputError: It cannot be read.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        if missing is not None and isinstance(error, FileNotFoundError):
+            raise InputError(missing) from None
+        raise InputError(f"cannot read {path}: {error}; {remedy}") from error
+
+
+def package_version(name: str) -> str | None:
+    """Return the version of a package; None where it is not installed."""
+    from importlib import metadata
+
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def external_data(file: str) -> str:
+    """Return the name of the file beside an ONNX file whose weights are too large for it."""
+    return f"{file}_data"
+
+
+def model_files(manifest: Mapping[str, Any], file: str) -> list[str]:
+    """Return an ONNX file of a deployment directory, and that of its weights if there is one."""
+    data = external_data(file)
+    return [file, data] if data in manifest["files"] else [file]
+
+
 def read_manifest(directory: Path) -> dict[str, Any]:
     """Read the manifest of a deployment directory.
 
@@ -83,15 +123,12 @@ def read_manifest(directory: Path) -> dict[str, Any]:
         InputError: No manifest there, or one that this version cannot read.
     """
     path = directory / MANIFEST_NAME
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(
-            f"{directory} is not a deployment directory: it has no {MANIFEST_NAME}; "
-            f"make one with: albert-deploy export SOURCE --out {directory}"
-        ) from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"cannot read {path}: {error}; export the checkpoint again") from error
+    manifest = read_json(
+        path,
+        "export the checkpoint again",
+        missing=f"{directory} is not a deployment directory: it has no {MANIFEST_NAME}; "
+        f"make one with: albert-deploy export SOURCE --out {directory}",
+    )
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT_VERSION:
         raise InputError(
             f"{path} has format {manifest.get('format') if isinstance(manifest, dict) else '?'}, "

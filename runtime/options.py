@@ -70,7 +70,6 @@ class Options:
     align_to_words: bool = True
 
     def __post_init__(self) -> None:
-        """Check the values."""
         for name in ("batch_size", "max_length", "max_seq_len"):
             at_least(name, getattr(self, name))
         at_least("max_question_len", self.max_question_len)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -18,11 +17,17 @@ from albert_deploy.runtime.contract import CHOICES, INPUT_NAMES
 from albert_deploy.runtime.engines.table import AUTO, open_session
 from albert_deploy.runtime.errors import AlbertDeployError, InputError, MachineError
 from albert_deploy.runtime.inputs import from_keywords, is_many, item, wanted
-from albert_deploy.runtime.manifest import MANIFEST_NAME, check_file, check_shape, read_manifest
+from albert_deploy.runtime.manifest import (
+    MANIFEST_NAME,
+    check_file,
+    check_shape,
+    read_json,
+    read_manifest,
+)
 from albert_deploy.runtime.options import Options, options_for
 from albert_deploy.runtime.recommend import Choice, recommend
 from albert_deploy.runtime.session import Feeds, Outputs, Session
-from albert_deploy.runtime.tasks.head import Facts, Prepared
+from albert_deploy.runtime.tasks.head import Encoded, TaskInfo
 from albert_deploy.runtime.tasks.heads import HEADS
 from albert_deploy.runtime.tasks.tokenize import TOKENIZER_NAME, load_tokenizer
 
@@ -44,13 +49,13 @@ class Model:
         labels: Names of the classes, in the order of the logits; empty where there are none.
     """
 
-    def __init__(self, session: Session, facts: Facts, *, variant: str, ranked: bool) -> None:
-        self.task = facts.task
+    def __init__(self, session: Session, info: TaskInfo, *, variant: str, ranked: bool) -> None:
+        self.task = info.task
         self.variant = variant
         self.engine = session.engine
-        self.labels = facts.labels
+        self.labels = info.labels
         self._session = session
-        self._facts = facts
+        self._info = info
         self._ranked = ranked
 
     def __call__(self, inputs: Any = None, **given: Any) -> Any:
@@ -111,16 +116,16 @@ class Model:
         """
         return self._stream(inputs, options_for(self.task, given), noun=noun, skip_bad=skip_bad)
 
-    def prepare(self, item: Mapping[str, Any], options: Options, row: str) -> Prepared:
+    def encode(self, item: Mapping[str, Any], options: Options, row: str) -> Encoded:
         """Tokenize one input that ``inputs.item`` checked, named ``row`` in errors.
 
         Raises:
             InputError: It cannot be used.
         """
-        return HEADS[self.task].prepare(self._facts, dict(item), options, row)
+        return HEADS[self.task].encode(self._info, dict(item), options, row)
 
-    def run(self, prepared: Iterable[Prepared], *, batch_size: int) -> Iterator[Any]:
-        """Answer inputs that were prepared, in their order, as ``stream`` does.
+    def run(self, encoded: Iterable[Encoded], *, batch_size: int) -> Iterator[Any]:
+        """Answer inputs that were encoded, in their order, as ``stream`` does.
 
         Raises:
             ContractError: Outputs are NaN or infinite.
@@ -128,14 +133,14 @@ class Model:
         config = StreamConfig(
             batch_size=batch_size,
             tokens=HEADS[self.task].tokens,
-            pad_id=self._facts.pad_id,
+            pad_id=self._info.pad_id,
             run_tokens=_RUN_TOKENS.get(self.engine),
         )
-        return answers(prepared, self._run, config)
+        return answers(encoded, self._run, config)
 
     def warm_up(self, rows: int, tokens: int = 16) -> None:
         """Run the network once on empty rows [rows, tokens], so that the first answer is quick."""
-        row = np.zeros((rows, min(tokens, self._facts.max_length)), np.int64)
+        row = np.zeros((rows, min(tokens, self._info.max_length)), np.int64)
         self._run(dict.fromkeys(INPUT_NAMES, row), rows)
 
     def close(self) -> None:
@@ -151,22 +156,22 @@ class Model:
     def _stream(
         self, inputs: Iterable[Any], options: Options, *, noun: str = "text", skip_bad: bool = False
     ) -> Iterator[Any]:
-        prepared = self._prepared(inputs, options, noun, skip_bad)
-        return self.run(prepared, batch_size=options.batch_size)
+        encoded = self._encoded(inputs, options, noun, skip_bad)
+        return self.run(encoded, batch_size=options.batch_size)
 
-    def _prepared(
+    def _encoded(
         self, inputs: Iterable[Any], options: Options, noun: str, skip_bad: bool
-    ) -> Iterator[Prepared]:
+    ) -> Iterator[Encoded]:
         for number, one in enumerate(inputs, 1):
             row = f"{noun} {number}"
             try:
                 if isinstance(one, AlbertDeployError):
                     raise one
-                made = self.prepare(item(self.task, one, row=row), options, row)
+                made = self.encode(item(self.task, one, row=row), options, row)
             except InputError as error:
                 if not skip_bad:
                     raise
-                made = Prepared(rows=[], answer=partial(_error, str(error)))
+                made = Encoded(rows=[], answer=partial(_error, str(error)))
             yield replace(made, answer=partial(_guarded, made.answer)) if skip_bad else made
 
     def _run(self, feeds: Feeds, choices: int) -> Outputs:
@@ -204,7 +209,7 @@ def load(
         check_bundle(place)
     manifest = read_manifest(place)
     check_shape(manifest, place / MANIFEST_NAME)
-    facts = read_facts(place, manifest)
+    info = read_task_info(place, manifest)
     if trust and engine == "trt":
         choice, session = _open_trusted(place, manifest, variant)
     else:
@@ -212,10 +217,10 @@ def load(
         session = open_session(place, variant=choice.variant, threads=threads, engine=choice.engine)
     _LOG.info("%s: %s in %s (%s)", place, choice.variant, session.engine, choice.why)
     ranked = CHOICES in manifest["contract"]["inputs"][0]["axes"]
-    return Model(session, facts, variant=choice.variant, ranked=ranked)
+    return Model(session, info, variant=choice.variant, ranked=ranked)
 
 
-def read_facts(directory: Path, manifest: dict[str, Any]) -> Facts:
+def read_task_info(directory: Path, manifest: dict[str, Any]) -> TaskInfo:
     """Read the tokenizer and whatever else texts and answers need of a directory.
 
     Raises:
@@ -227,14 +232,11 @@ def read_facts(directory: Path, manifest: dict[str, Any]) -> Facts:
     settings: Any = {}
     if _SETTINGS_NAME in manifest["files"]:
         path = check_file(directory, manifest, _SETTINGS_NAME)
-        try:
-            settings = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError) as error:
-            raise InputError(f"cannot read {path}: {error}; export the checkpoint again") from error
+        settings = read_json(path, "export the checkpoint again")
     width = contract["outputs"][0]["axes"][-1]
     labelled = manifest["task"] in ("text-classification", "token-classification")
     usual = tuple(f"LABEL_{i}" for i in range(width)) if isinstance(width, int) else ()
-    return Facts(
+    return TaskInfo(
         task=manifest["task"],
         family=contract["family"],
         tokenizer=tokenizer,
@@ -253,22 +255,22 @@ def _open_trusted(
 ) -> tuple[Choice, Session]:
     """Open the first plan that runs here, whether or not the manifest vouches for it."""
     from albert_deploy.runtime.trt.context import TrtConfig
-    from albert_deploy.runtime.trt.machine import look
+    from albert_deploy.runtime.trt.machine import this_machine
     from albert_deploy.runtime.trt.plans import check_plan, plan_names
     from albert_deploy.runtime.trt.session import open_trt
 
-    here, reasons = look(), []
+    machine, reasons = this_machine(), []
     for name in plan_names(directory, manifest):
         try:
-            record = check_plan(directory, name, here=here, trust=True)
+            record = check_plan(directory, name, machine=machine, trust=True)
         except AlbertDeployError as error:
             reasons.append(f"{name}: {error}")
             continue
         if variant in (AUTO, record.variant):
             session = open_trt(directory, name, TrtConfig(policy="pad"), trust=True)
             return Choice(variant=record.variant, engine="trt", why=f"{name}, trusted"), session
-    told = "; ".join(reasons) or f"{directory} holds no engine of {variant}"
-    raise MachineError(f"no plan runs here: {told}; build one here: albert-deploy build")
+    why = "; ".join(reasons) or f"{directory} holds no engine of {variant}"
+    raise MachineError(f"no plan runs here: {why}; build one here: albert-deploy build")
 
 
 def _guarded(answer: Callable[[list[Outputs]], Any], rows: list[Outputs]) -> Any:

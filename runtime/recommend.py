@@ -95,10 +95,10 @@ def passed(directory: Path, manifest: Mapping[str, Any]) -> tuple[str, ...]:
         return ()
     path = check_file(directory, dict(manifest), REPORT)
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))["variants"]
+        judged = json.loads(path.read_text(encoding="utf-8"))["variants"]
         return tuple(
             name
-            for name, row in told.items()
+            for name, row in judged.items()
             if name in VARIANTS
             and name in manifest["variants"]
             and row["verdict"] == "pass"

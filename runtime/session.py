@@ -45,9 +45,11 @@ class Session(Protocol):
         """Free the model; the session cannot run any more."""
         ...
 
-    def __enter__(self) -> Self: ...
+    def __enter__(self) -> Self:
+        return self
 
-    def __exit__(self, *_: object) -> None: ...
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 def check_feeds(feeds: Feeds, ranks: Mapping[str, int]) -> None:

@@ -15,7 +15,7 @@ from albert_deploy.export.step import ExportConfig, export
 from albert_deploy.quantize.calibration.texts import CalibrationConfig
 from albert_deploy.quantize.step import QuantizeConfig, quantize
 from albert_deploy.runtime.contract import DEFAULT_VARIANTS
-from albert_deploy.runtime.errors import InputError
+from albert_deploy.runtime.errors import check_known
 from albert_deploy.runtime.manifest import read_manifest, write_json
 from albert_deploy.validation.bench import gpu
 from albert_deploy.validation.bench.bench import bench
@@ -158,8 +158,7 @@ def make_model(
         ContractError: An artifact breaks an invariant.
         MachineError: A package is missing or the disk is full.
     """
-    if geometry not in GEOMETRIES:
-        raise InputError(f"unknown geometry {geometry!r}; use one of: {', '.join(GEOMETRIES)}")
+    check_known(geometry, GEOMETRIES, "geometry")
     directory, checkpoint = folder / geometry, folder / f"{geometry}-checkpoint"
     # The tokenizer's settings are written last.
     if not (checkpoint / "tokenizer_config.json").is_file():

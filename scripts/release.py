@@ -20,7 +20,7 @@ from albert_deploy.validation.bench.choose import Requirement, check_required
 from albert_deploy.validation.bench.config import BenchConfig
 from albert_deploy.validation.bench.record import record
 from albert_deploy.validation.data.table import DATASETS, check_fits
-from albert_deploy.validation.gate.gate import read_policy
+from albert_deploy.validation.gate.policy import read_policy
 from albert_deploy.validation.report.report import write_texts
 from albert_deploy.validation.step import ValidateConfig, read_rows, validate
 
@@ -55,12 +55,6 @@ def release(
 
     A new deployment directory is built beside ``out`` and put there in one step. One that fails
     its gate does not replace an earlier one: it is left in ``<out>.failed``.
-
-    Args:
-        source: Local folder, shipped sample or hub id.
-        config: Options.
-        out: Deployment directory.
-        note: Called with a line about each stage.
 
     Returns:
         The folder that holds the result, and the report of the validation.

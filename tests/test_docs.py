@@ -12,7 +12,7 @@ import pytest
 from albert_deploy.runtime.contract import TASKS, VARIANTS
 from albert_deploy.runtime.errors import EXIT_CODES
 from albert_deploy.scripts.cli.main import cli
-from albert_deploy.validation.data.datasets import DATASETS
+from albert_deploy.validation.data.table import DATASETS
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 FOLDERS = ("runtime", "export", "quantize", "validation", "scripts")

@@ -9,23 +9,23 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from albert_deploy.runtime.contract import TASKS, VARIANTS
+from albert_deploy.runtime.contract import VARIANTS
 from albert_deploy.runtime.engines.table import AUTO, open_session
 from albert_deploy.runtime.errors import AlbertDeployError, ContractError
 from albert_deploy.runtime.session import Feeds, Session
 from albert_deploy.runtime.tasks.tokenize import load_tokenizer
-from albert_deploy.validation.data.datasets import Data
+from albert_deploy.validation.data.rows import Data
 from albert_deploy.validation.evaluate.evaluate import (
-    SOURCE,
     EvaluateConfig,
-    Evidence,
-    Keep,
+    Storage,
     decisions,
     evaluate,
     run_grid,
 )
+from albert_deploy.validation.evaluate.evidence import Evidence
 from albert_deploy.validation.evaluate.reference import open_reference
 from albert_deploy.validation.evaluate.timeout import watch
+from albert_deploy.validation.evaluate.workers import SOURCE
 from albert_deploy.validation.parity.difference import Difference, edge_grid
 from albert_deploy.validation.parity.metamorphic import metamorphic
 from albert_deploy.validation.parity.stages import attribute, open_variant
@@ -48,7 +48,7 @@ class Findings:
         weights: Rows of ``check_weights``.
         stages: Rows of ``attribute``.
         traces: Entries of ``trace``.
-        blames: What ``blame`` named.
+        bisections: What ``bisect`` found.
         broken: Why a variant's file is not what was asked for, where that shows only here.
     """
 
@@ -61,7 +61,7 @@ class Findings:
     weights: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     stages: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     traces: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
-    blames: dict[str, dict[str, Any]] = field(default_factory=dict)
+    bisections: dict[str, dict[str, Any]] = field(default_factory=dict)
     broken: dict[str, str] = field(default_factory=dict)
 
 
@@ -104,9 +104,7 @@ def collect(
     contract, failures = manifest["contract"], dict(damaged)
     refused: dict[str, str] = {}
     plans: dict[str, dict[str, str]] = {}
-    heads = TASKS[manifest["task"]].outputs
-    argmax = {o.name_in(contract["family"]): o.argmax_axis is not None for o in heads}
-    decide = decisions(contract, argmax)
+    decide = decisions(contract, manifest["task"])
     files = {v: manifest["files"][manifest["variants"][v]["file"]]["sha256"] for v in variants}
     note("loading the fp32 source and the variants")
     with open_reference(manifest, source) as reference:
@@ -139,7 +137,9 @@ def collect(
                 dataset=dataset,
                 config=config,
                 examples=data.rows if data is not None else None,
-                keep=Keep(reports=reports, models={SOURCE: manifest["source"]["sha256"]} | files),
+                storage=Storage(
+                    reports=reports, models={SOURCE: manifest["source"]["sha256"]} | files
+                ),
                 openers=openers | {SOURCE: partial(open_reference, manifest, source)},
             )
             evidence.failures |= failures
@@ -242,7 +242,7 @@ def _each(
         return found
 
 
-def add_blames(
+def add_bisections(
     directory: Path,
     manifest: Mapping[str, Any],
     variants: Sequence[str],
@@ -259,14 +259,14 @@ def add_blames(
         manifest: Its manifest.
         variants: Those that failed and run.
         rows: Inputs of the rows to look at.
-        found: Gets ``blames``.
+        found: Gets ``bisections``.
         limits: Variant -> ratio that it has to reach, in dB.
         trials: Most trials for each.
     """
-    from albert_deploy.validation.parity.bisect import BlameConfig, blame
+    from albert_deploy.validation.parity.bisect import BisectConfig, bisect
 
     for name in variants:
         if name == FP32 or not rows or not trials:
             continue
-        config = BlameConfig(min_sqnr_db=limits[name], budget=trials)
-        found.blames[name] = blame(directory, manifest, name, rows, config).to_json()
+        config = BisectConfig(min_sqnr_db=limits[name], budget=trials)
+        found.bisections[name] = bisect(directory, manifest, name, rows, config).to_json()

@@ -12,25 +12,30 @@ from typing import Any
 
 from albert_deploy.runtime.contract import VARIANTS
 from albert_deploy.runtime.engines.table import AUTO, ENGINES
-from albert_deploy.runtime.errors import AlbertDeployError, InputError
+from albert_deploy.runtime.errors import AlbertDeployError, InputError, check_known
 from albert_deploy.runtime.manifest import (
     REPORTS,
     check_file,
+    external_data,
     file_record,
     read_manifest,
     write_manifest,
 )
 from albert_deploy.runtime.measure import measured
 from albert_deploy.validation.bench.machine import machine
-from albert_deploy.validation.collect import Findings, add_blames, collect
-from albert_deploy.validation.data.datasets import Data, data_file, read_data
+from albert_deploy.validation.collect import Findings, add_bisections, collect
+from albert_deploy.validation.data.datasets import data_file, read_data
 from albert_deploy.validation.data.layouts import digest
+from albert_deploy.validation.data.rows import Data
 from albert_deploy.validation.data.table import check_fits
-from albert_deploy.validation.evaluate.evaluate import SOURCE, EvaluateConfig, Evidence
+from albert_deploy.validation.evaluate.evaluate import EvaluateConfig
+from albert_deploy.validation.evaluate.evidence import Evidence
 from albert_deploy.validation.evaluate.predictions import FOLDER as PREDICTIONS
+from albert_deploy.validation.evaluate.workers import SOURCE
 from albert_deploy.validation.gate.baseline import Baseline, read_baseline
-from albert_deploy.validation.gate.checks import contract_checks
-from albert_deploy.validation.gate.gate import Check, Rules, compare_scores, judge, read_policy
+from albert_deploy.validation.gate.checks import Check, contract_checks
+from albert_deploy.validation.gate.gate import compare_scores, judge
+from albert_deploy.validation.gate.policy import Rules, read_policy
 from albert_deploy.validation.gate.verdicts import reason
 from albert_deploy.validation.report.record import (
     engine_entries,
@@ -42,7 +47,7 @@ from albert_deploy.validation.report.report import FILES, SCHEMA, write_reports
 from albert_deploy.validation.report.wording import latency_ms
 
 # What a failing variant without a limit of its own is searched to reach.
-_BLAME_DB = 10.0
+_BISECT_DB = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,12 +68,12 @@ class ValidateConfig:
             that it does not run, and with ``auto`` all, run in the engine of their ONNX file.
         trace_rows: Rows on which the error trace, the stages and the metamorphic checks are made,
             of the first ``evaluate.grid_texts``; 0 makes none.
-        blame_trials: Trials of the search for what makes a variant fail; 0 searches nothing.
+        bisect_trials: Trials of the search for what makes a variant fail; 0 searches nothing.
         allow_calibration_rows: Accept a variant that was calibrated on the very data that it is
             judged on.
 
     Raises:
-        InputError: ``trace_rows`` or ``blame_trials`` is out of range.
+        InputError: ``trace_rows`` or ``bisect_trials`` is out of range.
     """
 
     dataset: tuple[str, Path | None] | None = None
@@ -80,21 +85,18 @@ class ValidateConfig:
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     engine: str = AUTO
     trace_rows: int = 32
-    blame_trials: int = 40
+    bisect_trials: int = 40
     allow_calibration_rows: bool = False
 
     def __post_init__(self) -> None:
-        """Check the values."""
         if not 0 <= self.trace_rows <= self.evaluate.grid_texts:
             raise InputError(
                 f"trace_rows is {self.trace_rows}; it must be 0 for no error trace, or up to "
                 f"grid_texts, {self.evaluate.grid_texts}"
             )
-        if self.engine not in (AUTO, *ENGINES):
-            known = ", ".join((AUTO, *ENGINES))
-            raise InputError(f"unknown engine {self.engine!r}; use one of: {known}")
-        if self.blame_trials < 0 or 0 < self.blame_trials < 3:
-            raise InputError(f"blame_trials is {self.blame_trials}; use 0 or at least 3")
+        check_known(self.engine, (AUTO, *ENGINES), "engine")
+        if self.bisect_trials < 0 or 0 < self.bisect_trials < 3:
+            raise InputError(f"`bisect_trials` is {self.bisect_trials}; use 0 or at least 3")
 
 
 def validate(
@@ -104,11 +106,6 @@ def validate(
 
     A variant that cannot be run (a damaged file, an engine that hangs or fails) is told in the
     report; the others are judged.
-
-    Args:
-        directory: Deployment directory.
-        config: Options.
-        note: Called with a line about each stage.
 
     Returns:
         The report, as in ``reports/validation.json``; ``gate.raise_for_verdict`` turns a
@@ -158,19 +155,19 @@ def validate(
             for v, e in entries.items()
             if e["verdict"] == "fail" and not e["failure"] and v not in found.broken
         ]
-        if failing and config.blame_trials:
+        if failing and config.bisect_trials:
             note(f"looking for what makes {' and '.join(failing)} fail")
-        add_blames(
+        add_bisections(
             directory,
             manifest,
             failing,
             evidence.feeds[: config.trace_rows],
             found,
-            limits={name: rules[name].limits.min_sqnr_db or _BLAME_DB for name in failing},
-            trials=config.blame_trials,
+            limits={name: rules[name].limits.min_sqnr_db or _BISECT_DB for name in failing},
+            trials=config.bisect_trials,
         )
     for name, entry in entries.items():
-        entry["blame"] = found.blames.get(name)
+        entry["blame"] = found.bisections.get(name)
     engines = engine_entries(directory, manifest)
     verdicts = {entry["verdict"] for entry in (*entries.values(), *engines.values())}
     report: dict[str, Any] = {
@@ -208,7 +205,7 @@ def validate(
 def _check_files(directory: Path, manifest: dict[str, Any], variants: list[str]) -> dict[str, str]:
     """Return the variants with a file that is not as recorded; any other such file is an error."""
     of = {manifest["variants"][name]["file"]: name for name in variants}
-    of |= {f"{file}_data": name for file, name in of.items()}
+    of |= {external_data(file): name for file, name in of.items()}
     damaged: dict[str, str] = {}
     for file in manifest["files"]:
         # Reports are written anew; of engines the report says what is wrong with each.
@@ -294,9 +291,9 @@ def _entry(
     grid, odd = found.grid.get(name, {}), found.metamorphic.get(name, [])
     paired = {}
     checks: list[Check] = []
-    for what, told in (("recorded bytes", damaged), ("file", found.broken)):
-        if name in told:
-            checks.append(Check(kind="contract", name=what, verdict="fail", message=told[name]))
+    for what, messages in (("recorded bytes", damaged), ("file", found.broken)):
+        if name in messages:
+            checks.append(Check(kind="contract", name=what, verdict="fail", message=messages[name]))
     if runs:
         flips = flipped(evidence, name)
         scores = evidence.measured

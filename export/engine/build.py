@@ -10,8 +10,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from albert_deploy.export.engine.log import LogFacts, facts_of
-from albert_deploy.export.engine.network import NetworkFacts, read_network
+from albert_deploy.export.engine.log import BuildLog, read_log
+from albert_deploy.export.engine.network import Network, read_network
 from albert_deploy.export.engine.timing_cache import CacheUse, cache_path, load_cache, save_cache
 from albert_deploy.runtime.errors import ContractError, InputError, MachineError
 from albert_deploy.runtime.measure import measured
@@ -79,7 +79,6 @@ class EngineConfig:
     detailed: bool = True
 
     def __post_init__(self) -> None:
-        """Check the values."""
         ranks = {len(profile.maximum) for profile in self.profiles}
         if len(ranks) != 1:
             raise InputError(
@@ -107,7 +106,7 @@ class Built:
 
     Attributes:
         plan: The serialized engine. It is code: load it only with a verified manifest.
-        facts: What the build log says.
+        log: What the build log says.
         network: What the ONNX file asks for.
         flavour: Key of ``FLAVOURS``.
         version: Of the flavour.
@@ -119,8 +118,8 @@ class Built:
     """
 
     plan: bytes
-    facts: LogFacts
-    network: NetworkFacts
+    log: BuildLog
+    network: Network
     flavour: str
     version: str
     capability: tuple[int, int]
@@ -154,7 +153,7 @@ def build_plan(onnx: Path, target: Target, config: EngineConfig, *, flavour: Fla
             plan, network, cache = _build(onnx, target, config, flavour, lines)
         return Built(
             plan=plan,
-            facts=facts_of(lines),
+            log=read_log(lines),
             network=network,
             flavour=flavour.name,
             version=flavour.version,
@@ -168,7 +167,7 @@ def build_plan(onnx: Path, target: Target, config: EngineConfig, *, flavour: Fla
 
 def _build(
     onnx: Path, target: Target, config: EngineConfig, flavour: Flavour, lines: list[LogLine]
-) -> tuple[bytes, NetworkFacts, dict[str, Any] | None]:
+) -> tuple[bytes, Network, dict[str, Any] | None]:
     module = flavour.module
     try:
         builder = module.Builder(logger(flavour))
@@ -179,7 +178,7 @@ def _build(
     parser = module.OnnxParser(network, logger(flavour))
     if not parser.parse_from_file(str(onnx)):
         raise ContractError(f"{flavour.label} refuses {onnx.name}: {_parser_errors(parser, lines)}")
-    facts = read_network(module, network)
+    asked = read_network(module, network)
     settings = builder.create_builder_config()
     set_target(flavour, settings, target)
     for profile in config.profiles:
@@ -188,7 +187,7 @@ def _build(
     plan = builder.build_serialized_network(network, settings)
     if plan is None:
         raise _failure(onnx, flavour, target, lines)
-    return bytes(plan), facts, None if cache is None else save_cache(settings, cache)
+    return bytes(plan), asked, None if cache is None else save_cache(settings, cache)
 
 
 def _apply(

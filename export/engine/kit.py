@@ -21,6 +21,7 @@ from albert_deploy.runtime.manifest import (
     check_file,
     file_record,
     is_intact,
+    model_files,
     read_manifest,
     sha256_of,
     write_json,
@@ -75,13 +76,13 @@ def write_kit(directory: Path, target_name: str, config: BuildConfig) -> Path:
             source = check_file(directory, manifest, name)
             (work / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, work / name)
-        told = dict(manifest) | {
+        content = dict(manifest) | {
             "files": {name: manifest["files"][name] for name in names},
             "variants": {name: manifest["variants"][name] for name in variants},
             "steps": {},
         }
-        told.pop("engines", None)
-        write_manifest(work, told)
+        content.pop("engines", None)
+        write_manifest(work, content)
         write_json(
             work / KIT_NAME,
             {
@@ -125,20 +126,20 @@ def kit_config(directory: Path, *, flavour: str = "auto", force: bool = False) -
     _check_sums(directory)
     path = directory / KIT_NAME
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
-        if told["format"] != KIT_FORMAT:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["format"] != KIT_FORMAT:
             raise InputError(
-                f"{path} has format {told['format']}, this version reads {KIT_FORMAT}; "
+                f"{path} has format {content['format']}, this version reads {KIT_FORMAT}; "
                 "write the kit again with: albert-deploy build DIR --target … --kit"
             )
-        profiles = tuple(Profile.from_json(p) for p in told["profiles"])
-        engine = EngineConfig(profiles=profiles, **told["settings"])
+        profiles = tuple(Profile.from_json(p) for p in content["profiles"])
+        engine = EngineConfig(profiles=profiles, **content["settings"])
         return BuildConfig(
-            targets=(told["target"],),
-            variants=tuple(told["variants"]),
-            flavour=told["flavour"] if flavour == "auto" else flavour,
+            targets=(content["target"],),
+            variants=tuple(content["variants"]),
+            flavour=content["flavour"] if flavour == "auto" else flavour,
             profiles=profiles,
-            tokens=told["tokens"],
+            tokens=content["tokens"],
             engine=engine,
             force=force,
         )
@@ -195,8 +196,7 @@ def adopt(directory: Path, kit: Path) -> list[str]:
 
 def _names(manifest: Mapping[str, Any], variants: tuple[str, ...]) -> list[str]:
     """Return the files of a kit: the variants, and what a runtime reads."""
-    wanted = {VARIANTS[name].file for name in variants}
-    wanted |= {f"{name}_data" for name in wanted}
+    wanted = {file for name in variants for file in model_files(manifest, VARIANTS[name].file)}
     return [name for name in manifest["files"] if name in wanted or "/" not in name]
 
 

@@ -94,7 +94,7 @@ class Layer:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LogFacts:
+class BuildLog:
     """What a build log says.
 
     Attributes:
@@ -117,10 +117,10 @@ class LogFacts:
     warnings: tuple[str, ...]
 
 
-def facts_of(lines: Sequence[LogLine]) -> LogFacts:
+def read_log(lines: Sequence[LogLine]) -> BuildLog:
     """Read the facts of a build from its log."""
     text = "\n".join(line.text for line in lines)
-    return LogFacts(
+    return BuildLog(
         weights_bytes=_largest(_WEIGHTS, text),
         scratch_bytes=_largest(_SCRATCH, text),
         activation_bytes=_largest(_ACTIVATION, text),

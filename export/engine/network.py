@@ -54,7 +54,7 @@ class Product:
 
 
 @dataclass(frozen=True, kw_only=True)
-class NetworkFacts:
+class Network:
     """What a network asks for.
 
     Attributes:
@@ -75,7 +75,7 @@ class NetworkFacts:
         return tuple(product for product in self.products if product.is_linear)
 
 
-def read_network(module: Any, network: Any) -> NetworkFacts:
+def read_network(module: Any, network: Any) -> Network:
     """Read a parsed network.
 
     Args:
@@ -88,7 +88,7 @@ def read_network(module: Any, network: Any) -> NetworkFacts:
         for i in range(layer.num_outputs):
             made_by[layer.get_output(i).name] = layer
     kinds = {layer.type.name for layer in layers}
-    return NetworkFacts(
+    return Network(
         products=tuple(
             _product(layer, made_by) for layer in layers if layer.type.name == "MATRIX_MULTIPLY"
         ),

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from albert_deploy.runtime.errors import InputError
+from albert_deploy.runtime.errors import InputError, check_known
 from albert_deploy.runtime.trt.profiles import Profile
 
 Counts = npt.NDArray[np.int64]
@@ -38,7 +38,6 @@ class Lengths:
     origin: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Check that there is something to choose from."""
         if not self.counts[1:].any():
             raise InputError("got no texts to choose profiles from; give a data set that has some")
 
@@ -127,9 +126,7 @@ class AutoConfig:
     element_bytes: int = 2
 
     def __post_init__(self) -> None:
-        """Check the values."""
-        if self.work not in get_args(Work):
-            raise InputError(f"unknown work {self.work!r}; use one of: {', '.join(get_args(Work))}")
+        check_known(self.work, get_args(Work), "work")
         given = (self.most, self.multiple, self.memory_bytes, self.run_tokens)
         if any(n is not None and n < 1 for n in given) or self.element_bytes not in (2, 4):
             raise InputError(f"got {self}; wanted numbers of at least 1 and elements of 2 or 4")

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from albert_deploy.export.engine.build import Built
-from albert_deploy.export.engine.log import Layer, LogFacts, layers_of_inspector
-from albert_deploy.export.engine.network import NetworkFacts, Product
+from albert_deploy.export.engine.log import BuildLog, Layer, layers_of_inspector
+from albert_deploy.export.engine.network import Network, Product
 from albert_deploy.runtime.contract import VARIANTS
 from albert_deploy.runtime.errors import InputError
 
@@ -50,21 +50,11 @@ class Proof:
     wanted: str
     why: str = ""
 
-    def to_json(self) -> dict[str, str]:
-        """Return the form that ``engines/NAME.json`` holds."""
-        return {
-            "name": self.name,
-            "status": self.status,
-            "found": self.found,
-            "wanted": self.wanted,
-            "why": self.why,
-        }
-
 
 def prove_attention(
     uses: int,
-    facts: LogFacts,
-    network: NetworkFacts,
+    log: BuildLog,
+    network: Network,
     layers: Collection[Layer],
     source: str,
 ) -> Proof:
@@ -72,13 +62,13 @@ def prove_attention(
 
     Args:
         uses: How often a layer is used.
-        facts: Of the build log.
+        log: Of the build log.
         network: What was asked for.
         layers: Layers of the plan that tell which nodes they compute.
         source: Who says so.
     """
     own = {p.name: p for p in network.products if not p.is_linear}
-    recognised = len(facts.attention)
+    recognised = len(log.attention)
     nodes = 0 if network.has_attention else NODES_PER_ATTENTION * uses
     wanted = [f"{nodes} nodes recognised"] if nodes else []
     whole = _fused_uses(layers, own)
@@ -87,7 +77,7 @@ def prove_attention(
     if fusable:
         wanted.append(f"one kernel for each of {uses} uses")
     status, why = PASSED, source
-    if nodes and recognised == 0 and not _tells(facts):
+    if nodes and recognised == 0 and not _tells(log):
         status, why = NOT_PROVEN, "the build log does not tell what it recognises"
     elif recognised < nodes:
         status, why = FAILED, "the build log names what it recognises as self-attention"
@@ -116,9 +106,9 @@ def _unfusable(own: Mapping[str, Product]) -> str:
     return "" if own else "where there is none"
 
 
-def _tells(facts: LogFacts) -> bool:
+def _tells(log: BuildLog) -> bool:
     """Tell whether a log is one of a build whose lines this project knows."""
-    return facts.weights_bytes is not None
+    return log.weights_bytes is not None
 
 
 def _fused_uses(layers: Iterable[Layer], own: Mapping[str, Product]) -> set[str]:
@@ -140,7 +130,7 @@ def _module(node: str) -> str:
 
 def prove_linear_types(
     variant: str,
-    network: NetworkFacts,
+    network: Network,
     layers: Iterable[Layer],
     source: str,
     kept: Collection[str],
@@ -226,9 +216,6 @@ def _runs_in(layer: Layer) -> str:
     return f"{'/'.join(data) or '?'} by {'/'.join(matrices) or '?'}"
 
 
-# Proof is part of this module's interface.
-__all__ = ["FAILED", "NOT_PROVEN", "PASSED", "Proof", "prove", "widened_bytes"]
-
 # A plan may take this much more than its parameters: invariant 1, for engines.
 SHARING_FACTOR, SHARING_BYTES = 1.05, 2_000_000
 _BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
@@ -267,7 +254,7 @@ def prove(
     layers, source = _layers(built)
     return (
         _sharing(variant, built, parameter_bytes),
-        prove_attention(uses, built.facts, built.network, layers, source),
+        prove_attention(uses, built.log, built.network, layers, source),
         prove_linear_types(variant, built.network, layers, source, kept),
     )
 
@@ -278,7 +265,7 @@ def _layers(built: Built) -> tuple[tuple[Layer, ...], str]:
     layers = layers_of_inspector(built.inspector) if built.inspector else ()
     if not any(layer.nodes for layer in layers):
         said = "the build log says so of the compiled plan; the kernel is chosen on the GPU"
-        layers = built.facts.layers
+        layers = built.log.layers
     return tuple(layer for layer in layers if layer.nodes and not layer.is_opaque), said
 
 
@@ -292,7 +279,7 @@ def _sharing(variant: str, built: Built, parameter_bytes: int | None) -> Proof:
         f"at most {limit:,} bytes: {SHARING_FACTOR} x ({stored:,} stored + "
         f"{widened_bytes(network):,} made wider) + {SHARING_BYTES:,}"
     )
-    if built.facts.weights_bytes is None:
+    if built.log.weights_bytes is None:
         return Proof(
             name="sharing",
             status=NOT_PROVEN,
@@ -300,7 +287,7 @@ def _sharing(variant: str, built: Built, parameter_bytes: int | None) -> Proof:
             wanted=wanted,
             why="the build log has no line on the memory of weights",
         )
-    found = built.facts.weights_bytes
+    found = built.log.weights_bytes
     return Proof(
         name="sharing",
         status=PASSED if found <= limit else FAILED,
@@ -310,7 +297,7 @@ def _sharing(variant: str, built: Built, parameter_bytes: int | None) -> Proof:
     )
 
 
-def widened_bytes(network: NetworkFacts) -> int:
+def widened_bytes(network: Network) -> int:
     """Return the bytes that a plan may need beyond the stored ones, and rightly.
 
     A constant that the graph casts is folded to the wider type. A matrix of which the weight

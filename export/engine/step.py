@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from albert_deploy.export.engine.record import (
-    describe,
-    engine_record,
-    is_current,
-    write_engine,
-)
 from albert_deploy.export.graph.naming import label_of
 from albert_deploy.runtime.contract import CHOICES, VARIANTS, variant_named
 from albert_deploy.runtime.errors import ContractError, InputError
-from albert_deploy.runtime.manifest import check_file, read_manifest
+from albert_deploy.runtime.manifest import (
+    check_file,
+    file_record,
+    is_intact,
+    model_files,
+    read_manifest,
+    write_json,
+    write_manifest,
+    writing,
+)
+from albert_deploy.runtime.trt.gpu import probe, require_gpu
 from albert_deploy.runtime.trt.profiles import Profile
-from albert_deploy.runtime.trt.record import FOLDER
+from albert_deploy.runtime.trt.record import FOLDER, FORMAT, record_file
 from albert_deploy.runtime.trt.targets import (
     LOCAL,
     Target,
@@ -29,8 +35,9 @@ from albert_deploy.runtime.trt.targets import (
 )
 
 if TYPE_CHECKING:
-    from albert_deploy.export.engine.build import EngineConfig
-    from albert_deploy.export.engine.network import NetworkFacts
+    from albert_deploy.export.engine.build import Built, EngineConfig
+    from albert_deploy.export.engine.network import Network
+    from albert_deploy.export.engine.proofs import Proof
     from albert_deploy.runtime.trt.flavours import Flavour
 
 # Of a profile that nothing is known for: tuned for a few short texts, up to whatever fits.
@@ -83,11 +90,6 @@ def build(
     Each is written when its proofs hold, and not at all when one of them fails: an earlier
     engine of the same name then stays.
 
-    Args:
-        directory: Deployment directory, or a build kit.
-        config: Options.
-        note: Called with a line about each engine.
-
     Returns:
         The manifest.
 
@@ -105,21 +107,16 @@ def build(
     for target, variant in jobs:
         name = f"{target.name}-{variant}"
         flavour = flavours[target.name]
-        source = check_file(directory, manifest, VARIANTS[variant].file)
-        weights = f"{VARIANTS[variant].file}_data"
-        if weights in manifest["files"]:
-            check_file(directory, manifest, weights)
+        file = VARIANTS[variant].file
+        source, *_ = (check_file(directory, manifest, n) for n in model_files(manifest, file))
         identity = {
-            "onnx": {
-                "file": VARIANTS[variant].file,
-                "sha256": manifest["files"][VARIANTS[variant].file]["sha256"],
-            },
+            "onnx": {"file": file, "sha256": manifest["files"][file]["sha256"]},
             "flavour": flavour.name,
             "version": flavour.version,
             "profiles": [p.to_json() for p in settings.profiles],
             "settings": settings_json(settings),
         }
-        if not config.force and is_current(directory, manifest, name, identity):
+        if not config.force and _is_current(directory, manifest, name, identity):
             note(f"{name}: up to date")
             continue
         from albert_deploy.export.engine.build import build_plan
@@ -141,9 +138,9 @@ def build(
                 + "; ".join(f"{p.name}: {p.found}, wanted {p.wanted}" for p in failed)
                 + f"; nothing was written to {directory / FOLDER}"
             )
-        record = engine_record(manifest, target, variant, identity, built, proofs, config.tokens)
-        write_engine(directory, manifest, name, built.plan, record)
-        note(describe(name, record))
+        record = _record(manifest, target, variant, identity, built, proofs, config.tokens)
+        _write(directory, manifest, name, built.plan, record)
+        note(_describe(name, record))
     return manifest
 
 
@@ -172,8 +169,6 @@ def resolve(name: str) -> Target:
     """
     if name != LOCAL:
         return target_named(name)
-    from albert_deploy.runtime.trt.gpu import require_gpu
-
     return target_of(require_gpu().capability)
 
 
@@ -234,13 +229,11 @@ def engine_config(manifest: Mapping[str, Any], config: BuildConfig) -> EngineCon
 
 def settings_json(settings: EngineConfig) -> dict[str, Any]:
     """Return the settings that shape a plan, as a record holds them."""
-    from dataclasses import asdict
-
-    told = asdict(settings)
+    values = asdict(settings)
     # Where times of kernels are kept does not shape the plan; shapes have their own entry.
     for name in ("profiles", "timing_cache", "require_cache_hit"):
-        del told[name]
-    return told
+        del values[name]
+    return values
 
 
 def layer_uses(manifest: Mapping[str, Any]) -> int:
@@ -249,8 +242,91 @@ def layer_uses(manifest: Mapping[str, Any]) -> int:
     return int(config["num_hidden_layers"]) * int(config.get("inner_group_num", 1))
 
 
-def _kept_wide(variant: Mapping[str, Any], network: NetworkFacts) -> set[str]:
+def _kept_wide(variant: Mapping[str, Any], network: Network) -> set[str]:
     """Return the products that a variant leaves wider on purpose, by node, as its manifest says."""
     labels = {label for row in variant.get("coverage", ()) for label in row["real_inputs"] or ()}
     nodes = set(variant.get("kept_float32") or ())
     return {p.name for p in network.products if p.name in nodes or label_of(p.name) in labels}
+
+
+def _describe(name: str, record: Mapping[str, Any]) -> str:
+    """Return a line about an engine for people."""
+    counts = dict.fromkeys(("passed", "failed", "not proven"), 0)
+    for proof in record["proofs"]:
+        counts[proof["status"]] += 1
+    proofs = ", ".join(f"{n} {status}" for status, n in counts.items() if n)
+    return (
+        f"{name}: {record['bytes']:,} bytes in {record['build_ms'] / 1000:.1f} s with "
+        f"{record['flavour']} {record['version']}; proofs: {proofs}"
+    )
+
+
+def _record(
+    manifest: Mapping[str, Any],
+    target: Target,
+    variant: str,
+    identity: Mapping[str, Any],
+    built: Built,
+    proofs: Sequence[Proof],
+    tokens: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """Return the record of a plan; ``identity`` is what the same one would be built from again."""
+    gpu = probe()
+    log = built.log
+    return {
+        "format": FORMAT,
+        "plan": f"{FOLDER}/{target.name}-{variant}.plan",
+        "sha256": hashlib.sha256(built.plan).hexdigest(),
+        "bytes": len(built.plan),
+        "task": manifest["task"],
+        "variant": variant,
+        "target": target.name,
+        "capability": list(built.capability),
+        **identity,
+        "driver": gpu.driver,
+        "built_on": {"gpu": gpu.devices[0].name if gpu.devices else None},
+        "version_compatible": identity["settings"]["version_compatible"],
+        "hardware_compatible": identity["settings"]["hardware_compatible"],
+        "stripped": identity["settings"]["strip"],
+        "inputs": manifest["contract"]["inputs"],
+        "outputs": manifest["contract"]["outputs"],
+        "timing_cache": built.timing_cache,
+        "parameter_bytes": manifest["parameter_bytes"],
+        "weights_bytes": log.weights_bytes,
+        "scratch_bytes": log.scratch_bytes,
+        "activation_bytes": log.activation_bytes,
+        "build_ms": round(built.build_ms, 1),
+        "peak_bytes": built.peak_bytes,
+        "proofs": [asdict(proof) for proof in proofs],
+        **({"tokens": dict(tokens)} if tokens is not None else {}),
+    }
+
+
+def _write(
+    directory: Path, manifest: dict[str, Any], name: str, plan: bytes, record: dict[str, Any]
+) -> None:
+    """Write a plan and its record, each atomically, and enter both in the manifest."""
+    file, described = record["plan"], record_file(name)
+    with writing(directory / file) as out:
+        out.write(plan)
+    write_json(directory / described, record)
+    manifest["files"] |= {n: file_record(directory / n) for n in (file, described)}
+    manifest.setdefault("engines", {})[name] = {
+        "file": file,
+        "record": described,
+        **{k: record[k] for k in ("target", "variant", "flavour", "version", "sha256")},
+    }
+    write_manifest(directory, manifest)
+
+
+def _is_current(
+    directory: Path, manifest: Mapping[str, Any], name: str, identity: Mapping[str, Any]
+) -> bool:
+    """Tell whether an engine is there, intact, and what the identity would build again."""
+    entry = manifest.get("engines", {}).get(name)
+    if entry is None or not all(
+        is_intact(directory, dict(manifest), entry[key]) for key in ("file", "record")
+    ):
+        return False
+    record = json.loads((directory / entry["record"]).read_text(encoding="utf-8"))
+    return all(record.get(key) == value for key, value in identity.items())

@@ -80,6 +80,21 @@ def named_node(
     return node
 
 
+def producer(value: ir.Value | None, op_type: str | None = None) -> ir.Node | None:
+    """Return the node that makes a value, where it is of that type if one is named."""
+    node = value.producer() if value is not None else None
+    return node if node is not None and op_type in (None, node.op_type) else None
+
+
+def bias_behind(node: ir.Node) -> tuple[ir.Node, ir.Value] | None:
+    """Return the ``Add`` that alone reads a node's output, and the stored bias that it adds."""
+    readers = [reader for reader, _ in node.outputs[0].uses()]
+    if len(readers) != 1 or readers[0].op_type != "Add":
+        return None
+    stored = (v for v in readers[0].inputs if v is not None and v.is_initializer())
+    return next(((readers[0], bias) for bias in stored), None)
+
+
 def replace_node(model: ir.Model, node: ir.Node, new: Sequence[ir.Node]) -> None:
     """Put ``new`` in a node's place; the last one's output takes over its output's uses."""
     old, result = node.outputs[0], new[-1].outputs[0]

@@ -8,7 +8,6 @@ memory, which ``SerializeToString`` would need.
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
@@ -18,8 +17,9 @@ import onnx_ir as ir
 from google.protobuf.message import DecodeError
 
 from albert_deploy.export.graph.edit import sizes
+from albert_deploy.runtime.engines.external_data import fields
 from albert_deploy.runtime.errors import ContractError, InputError
-from albert_deploy.runtime.manifest import writing
+from albert_deploy.runtime.manifest import external_data, writing
 
 # Protobuf refuses messages of 2 GiB; beyond this the weights go to a second file.
 EXTERNAL_BYTES = 2**31 - 2**24
@@ -80,21 +80,21 @@ def load(path: Path) -> ir.Model:
     return model
 
 
-def data_file(path: Path) -> Path:
+def external_data_path(path: Path) -> Path:
     """Return the path of a model's external data file, whether it exists or not."""
-    return path.with_name(path.name + "_data")
+    return path.with_name(external_data(path.name))
 
 
 def total_bytes(path: Path) -> int:
     """Return the size of a model with its external data."""
-    data = data_file(path)
+    data = external_data_path(path)
     return path.stat().st_size + (data.stat().st_size if data.is_file() else 0)
 
 
 def _save_external(
     model: ir.Model, tensors: list[ir.TensorProtocol], path: Path
 ) -> tuple[Path, ...]:
-    data = data_file(path)
+    data = external_data_path(path)
     skeleton, graph = _skeleton(model)
     entries = []
     with writing(data) as file:
@@ -125,14 +125,14 @@ def _save_external(
 def _without_weights(data: mmap.mmap, name: str) -> bytes:
     """Return a model message whose large weights refer to their place in the file ``name``."""
     rest, graph = [], []
-    for field, start, body, end in _fields(data, 0, len(data)):
-        if field != _GRAPH:
-            rest.append(data[start:end])
+    for field in fields(data, 0, len(data)):
+        if field.number != _GRAPH:
+            rest.append(data[field.start : field.end])
             continue
-        for inner, inner_start, inner_body, inner_end in _fields(data, body, end):
-            entry = data[inner_start:inner_end]
-            if inner == _INITIALIZER and inner_end - inner_body > _INLINE_BYTES:
-                entry = _reference(data, inner_body, inner_end, name)
+        for inner in fields(data, field.body, field.end):
+            entry = data[inner.start : inner.end]
+            if inner.number == _INITIALIZER and inner.end - inner.body > _INLINE_BYTES:
+                entry = _reference(data, inner.body, inner.end, name)
             graph.append(entry)
     joined = b"".join(graph)
     return b"".join([*rest, _tag(_GRAPH, len(joined)), joined])
@@ -141,11 +141,11 @@ def _without_weights(data: mmap.mmap, name: str) -> bytes:
 def _reference(data: mmap.mmap, start: int, end: int, name: str) -> bytes:
     head = []
     place: tuple[int, int] | None = None
-    for field, field_start, body, field_end in _fields(data, start, end):
-        if field == _RAW_DATA:
-            place = body, field_end - body
+    for field in fields(data, start, end):
+        if field.number == _RAW_DATA:
+            place = field.body, field.end - field.body
         else:
-            head.append(data[field_start:field_end])
+            head.append(data[field.start : field.end])
     tensor = onnx.TensorProto.FromString(b"".join(head))
     if place is not None:
         tensor.data_location = onnx.TensorProto.EXTERNAL
@@ -153,39 +153,6 @@ def _reference(data: mmap.mmap, start: int, end: int, name: str) -> bytes:
             tensor.external_data.add(key=key, value=str(value))
     message = bytes(tensor.SerializeToString())
     return _tag(_INITIALIZER, len(message)) + message
-
-
-def _fields(data: mmap.mmap, start: int, end: int) -> Iterator[tuple[int, int, int, int]]:
-    """Yield number, start, start of the contents and end of each field of a message."""
-    at = start
-    while at < end:
-        begin = at
-        key, at = _read_varint(data, at)
-        kind = key & 7
-        if kind == 2:
-            size, at = _read_varint(data, at)
-        elif kind == 0:
-            size = _read_varint(data, at)[1] - at
-        elif kind in (1, 5):
-            size = 8 if kind == 1 else 4
-        else:
-            raise ValueError(f"unknown wire type {kind} at byte {begin}")
-        if at + size > end:
-            raise ValueError(f"the field at byte {begin} ends beyond its message")
-        yield key >> 3, begin, at, at + size
-        at += size
-
-
-def _read_varint(data: mmap.mmap, at: int) -> tuple[int, int]:
-    number = shift = 0
-    while True:
-        byte = data[at]
-        number |= (byte & 0x7F) << shift
-        at, shift = at + 1, shift + 7
-        if byte < 0x80:
-            return number, at
-        if shift > 63:
-            raise ValueError(f"number of more than 10 bytes at byte {at}")
 
 
 def _skeleton(model: ir.Model) -> tuple[bytes, bytes]:

@@ -15,7 +15,7 @@ _MOVES = {"Reshape", "Transpose"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Point:
+class Use:
     """One product of the graph: one use of a weight, or one of attention's own products.
 
     Attributes:
@@ -39,7 +39,7 @@ class Point:
         return self.label.rpartition(", ")[2]
 
 
-def find_points(model: ir.Model) -> list[Point]:
+def find_uses(model: ir.Model) -> list[Use]:
     """Return every product of a normalized float32 graph, in the order of execution."""
     weights = {
         node.name: name
@@ -47,7 +47,7 @@ def find_points(model: ir.Model) -> list[Point]:
         for node in nodes
         if node.op_type == "MatMul"
     }
-    points = []
+    uses = []
     for node in model.graph:
         if node.op_type != "MatMul" or node.name is None:
             continue
@@ -56,8 +56,8 @@ def find_points(model: ir.Model) -> list[Point]:
         if any(v.is_initializer() or v.is_graph_input() for v in values):
             continue
         match = ITERATION.match(node.name)
-        points.append(
-            Point(
+        uses.append(
+            Use(
                 node=node.name,
                 label=label_of(node.name),
                 weight=weight,
@@ -65,15 +65,15 @@ def find_points(model: ir.Model) -> list[Point]:
                 iteration=int(match[1]) if match else None,
             )
         )
-    return points
+    return uses
 
 
-def activations(points: Iterable[Point]) -> dict[str, str]:
-    """Map each activation that the points read to a label that names all of its readers."""
-    readers: defaultdict[str, list[Point]] = defaultdict(list)
-    for point in points:
-        for name in point.inputs:
-            readers[name].append(point)
+def activations(uses: Iterable[Use]) -> dict[str, str]:
+    """Map each activation that uses read to a label that names all of its readers."""
+    readers: defaultdict[str, list[Use]] = defaultdict(list)
+    for use in uses:
+        for name in use.inputs:
+            readers[name].append(use)
     labels = {}
     for name, found in readers.items():
         place = found[0].label.rpartition(", ")[0]

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from albert_deploy.export.samples import SAMPLES
-from albert_deploy.runtime.errors import InputError
+from albert_deploy.runtime.errors import lookup
 from albert_deploy.runtime.manifest import write_json
 
 # The four sizes of ALBERT v2, Lan et al. 2020, table 1, as their released config.json have them.
@@ -59,13 +59,12 @@ def random_checkpoint(geometry: str, *, out: Path, seed: int = 0) -> None:
     Raises:
         InputError: Unknown geometry.
     """
-    if geometry not in GEOMETRIES:
-        raise InputError(f"unknown geometry {geometry!r}; use one of: {', '.join(GEOMETRIES)}")
+    sizes = lookup(GEOMETRIES, geometry, "geometry")
     import torch
     from transformers import AlbertConfig, AlbertForSequenceClassification
     from transformers.utils import logging
 
-    config = AlbertConfig(**_COMMON, **GEOMETRIES[geometry])
+    config = AlbertConfig(**_COMMON, **sizes)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = AlbertForSequenceClassification(config)

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 from tqdm import tqdm
 
-from albert_deploy.export.graph.uses import Point, activations, find_points
+from albert_deploy.export.graph.uses import Use, activations, find_uses
 from albert_deploy.quantize.calibration.statistics import Statistics, observe
 from albert_deploy.runtime.errors import InputError
 from albert_deploy.runtime.session import Feeds, Session
@@ -142,10 +142,10 @@ def watch_inputs(
     Raises:
         InputError: There are no rows, or an activation is not finite.
     """
-    points = find_points(model)
-    gathered = _Moments(points, count) if moments else None
+    uses = find_uses(model)
+    gathered = _Moments(uses, count) if moments else None
     watchers: list[Watcher] = [gathered.add] if gathered else []
-    found = calibrate(model, activations(points), rows, total=count, watchers=watchers)
+    found = calibrate(model, activations(uses), rows, total=count, watchers=watchers)
     if gathered is None:
         return Inputs(statistics=found)
     return Inputs(
@@ -161,11 +161,11 @@ class _Moments:
     Query, key and value read the same ones, so theirs is kept once.
     """
 
-    def __init__(self, points: Sequence[Point], rows: int) -> None:
+    def __init__(self, uses: Sequence[Use], rows: int) -> None:
         reads: defaultdict[str, list[str]] = defaultdict(list)
-        for point in points:
-            if point.weight:
-                reads[point.weight].append(point.inputs[0])
+        for use in uses:
+            if use.weight:
+                reads[use.weight].append(use.inputs[0])
         self.keys = {weight: tuple(values) for weight, values in reads.items()}
         self.groups: defaultdict[str, set[tuple[str, ...]]] = defaultdict(set)
         for key in self.keys.values():

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from albert_deploy.quantize.calibration.statistics import HALF, Statistics
-from albert_deploy.runtime.errors import InputError
+from albert_deploy.runtime.errors import lookup
 
 Rule = Callable[[Statistics, int], float]
 
@@ -76,21 +76,13 @@ RULES: dict[str, Rule] = {
 }
 
 
-def rule_named(name: str) -> Rule:
-    """Look a rule up.
+def scale_of(statistics: Statistics, rule: str, levels: int = 127) -> float:
+    """Return the step of symmetric quantization by a rule: positive and a normal float32.
 
     Raises:
-        InputError: Unknown rule; the message lists the known ones.
+        InputError: Unknown rule.
     """
-    try:
-        return RULES[name]
-    except KeyError:
-        raise InputError(f"unknown range rule {name!r}; use one of: {', '.join(RULES)}") from None
-
-
-def scale_of(statistics: Statistics, rule: str, levels: int = 127) -> float:
-    """Return the step of symmetric quantization: positive, finite and a normal float32."""
-    step = rule_named(rule)(statistics, levels) / levels
+    step = lookup(RULES, rule, "range rule")(statistics, levels) / levels
     return max(step, float(np.finfo(np.float32).tiny))
 
 

@@ -13,7 +13,7 @@ import onnx_ir as ir
 from albert_deploy.quantize.calibration.observe import Inputs, Row, calibrate, watch_inputs
 from albert_deploy.quantize.calibration.statistics import load_statistics, save_statistics
 from albert_deploy.runtime.contract import CHOICES, VARIANTS
-from albert_deploy.runtime.errors import InputError
+from albert_deploy.runtime.errors import InputError, check_known
 from albert_deploy.runtime.manifest import sha256_of
 
 # A calibration source besides the data sets: one text per line, or two with a tab between.
@@ -45,7 +45,6 @@ class CalibrationConfig:
     allow_evaluation: bool = False
 
     def __post_init__(self) -> None:
-        """Check the values."""
         if self.samples < LEAST_ROWS and not self.allow_few:
             raise InputError(
                 f"{self.samples} calibration texts are too few for ranges to mean something; "
@@ -59,12 +58,10 @@ def parse_calibration(text: str) -> tuple[str, Path | None]:
     Raises:
         InputError: Unknown name, or a missing path.
     """
-    from albert_deploy.validation.data.datasets import DATASETS
+    from albert_deploy.validation.data.table import DATASETS
 
     name, equals, path = text.partition("=")
-    if name not in (*DATASETS, TEXT, SAVED):
-        known = ", ".join((*DATASETS, TEXT, SAVED))
-        raise InputError(f"unknown calibration data {name!r}; use one of: {known}")
+    check_known(name, (*DATASETS, TEXT, SAVED), "calibration data")
     if bool(equals) != bool(path) or (name in (TEXT, SAVED) and not path):
         raise InputError(f"got {text!r}; write {name}=PATH")
     return name, Path(path) if path else None
@@ -72,11 +69,6 @@ def parse_calibration(text: str) -> tuple[str, Path | None]:
 
 def read_texts(directory: Path, manifest: dict[str, Any], config: CalibrationConfig) -> Texts:
     """Read and tokenize calibration texts.
-
-    Args:
-        directory: Deployment directory.
-        manifest: Its manifest.
-        config: Which texts.
 
     Raises:
         InputError: The data cannot be read, is for another task, has too few texts, or is the
@@ -124,7 +116,7 @@ def _data_rows(config: CalibrationConfig, manifest: dict[str, Any]) -> list[Any]
 
 
 def _text_rows(file: Path, manifest: dict[str, Any]) -> list[Any]:
-    from albert_deploy.validation.data.datasets import ClassificationRow, QuestionRow
+    from albert_deploy.validation.data.rows import ClassificationRow, QuestionRow
 
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
@@ -151,7 +143,7 @@ def _text_rows(file: Path, manifest: dict[str, Any]) -> list[Any]:
 
 
 def _refuse_evaluation(config: CalibrationConfig, file: Path) -> None:
-    from albert_deploy.validation.data.datasets import DATASETS
+    from albert_deploy.validation.data.table import DATASETS
 
     official = DATASETS[config.name].files["dev"]
     beside = file.with_name(official)
@@ -172,12 +164,12 @@ def _tokenized(
 ) -> Iterator[Row]:
     """Tokenize as the task does; each window or choice is a row of its own, so nothing pads."""
     from albert_deploy.runtime.tasks.tokenize import load_tokenizer
-    from albert_deploy.validation.data.rows import RowsConfig, prepared
+    from albert_deploy.validation.data.rows import RowsConfig, encode_rows
 
     contract = manifest["contract"]
     tokenizer = load_tokenizer(directory)
     choices = CHOICES in contract["inputs"][0]["axes"]
-    for row in prepared(rows, contract, tokenizer, RowsConfig(truncate=config.truncate)):
+    for row in encode_rows(rows, contract, tokenizer, RowsConfig(truncate=config.truncate)):
         for feeds in row.feeds:
             if not choices:
                 yield Row(id=row.id, feeds=feeds)
@@ -208,11 +200,6 @@ class Texts:
 
     def inputs(self, graph: str, model: ir.Model, *, moments: bool) -> Inputs:
         """Return the inputs of a graph's weights, measured now or before.
-
-        Args:
-            graph: How the graph was pruned and equalized.
-            model: That graph.
-            moments: Whether second moments are needed too.
 
         Raises:
             InputError: They were not measured before and there are no texts to do it.

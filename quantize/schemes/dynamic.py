@@ -23,10 +23,9 @@ from albert_deploy.export.graph.edit import (
 )
 from albert_deploy.export.graph.uses import weight_uses
 from albert_deploy.quantize.schemes.dynamic_attention import quantize_attention
+from albert_deploy.quantize.schemes.formats import FORMATS
 from albert_deploy.quantize.schemes.pruning import keep_first_token
 from albert_deploy.quantize.schemes.rounding import bound_pairs, scales_for_pairs
-
-_QMAX = 127
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +44,6 @@ class Int8Config:
     first_token: bool = True
 
     def __post_init__(self) -> None:
-        """Check the values."""
         if self.min_columns < 1:
             raise ValueError(f"min_columns is {self.min_columns}; it must be at least 1")
 
@@ -68,7 +66,7 @@ def int8_exceptions(model: ir.Model, config: Int8Config) -> dict[str, str]:
 
 def quantize_weight(
     weight: npt.NDArray[np.float32], axis: int, *, multiplied: bool = True
-) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
+) -> tuple[npt.NDArray[np.generic], npt.NDArray[np.float32]]:
     """Quantize symmetrically, one scale for each index of ``axis``.
 
     Args:
@@ -81,17 +79,15 @@ def quantize_weight(
         ``weight ≈ values * scales``, within half a scale where no pair had to be bounded. An
         all-zero channel gets scale 1.
     """
-    peak = np.abs(weight).max(axis=1 - axis)
-    scale = np.where(peak > 0, peak / _QMAX, 1.0).astype(np.float32)
-    # A denormal scale has too few bits to stay within half a step.
-    scale = np.maximum(scale, np.finfo(np.float32).tiny)
+    form = FORMATS["int8"]
+    scale = form.scales(weight, axis)
     columns = weight if axis == 1 else weight.T
     if multiplied:
         scale = scales_for_pairs(columns, scale)
-    values = np.rint(columns / scale).clip(-_QMAX, _QMAX)
+    values = form.cast(columns / scale)
     if multiplied:
         bound_pairs(values)
-    return np.ascontiguousarray((values if axis == 1 else values.T).astype(np.int8)), scale
+    return np.ascontiguousarray(values if axis == 1 else values.T), scale
 
 
 def to_int8(model: ir.Model, config: Int8Config) -> int:
@@ -99,10 +95,6 @@ def to_int8(model: ir.Model, config: Int8Config) -> int:
 
     Each weight is stored once, whatever its number of uses; activations that feed several
     products are quantized once.
-
-    Args:
-        model: Normalized graph.
-        config: Options.
 
     Returns:
         Number of nodes converted.

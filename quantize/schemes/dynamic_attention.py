@@ -24,6 +24,7 @@ import onnx_ir as ir
 from albert_deploy.export.graph.edit import (
     add_initializer,
     named_node,
+    producer,
     remove_initializer,
     replace_node,
     values_of,
@@ -157,7 +158,7 @@ def _quantize_signed(model: ir.Model, reshape: ir.Node, levels: int, stem: str) 
 
 def _drop_bias(model: ir.Model, reshape: ir.Node) -> None:
     """Let a projection's ``Reshape`` read its product without the bias."""
-    add = _producer(reshape.inputs[0], "Add")
+    add = producer(reshape.inputs[0], "Add")
     if add is None:
         return
     biases = [v for v in add.inputs if v is not None and v.is_initializer()]
@@ -173,7 +174,7 @@ def _drop_bias(model: ir.Model, reshape: ir.Node) -> None:
 
 def _around(softmax: ir.Node) -> Attention:
     name = (softmax.name or "").removesuffix("/Softmax")
-    add = _producer(softmax.inputs[0], "Add")
+    add = producer(softmax.inputs[0], "Add")
     scale = _either(add, "Mul")
     scores = _either(scale, "MatMul")
     users = [node for node, _ in softmax.outputs[0].uses()]
@@ -193,21 +194,16 @@ def _around(softmax: ir.Node) -> Attention:
 
 
 def _heads(value: ir.Value | None, name: str) -> ir.Node:
-    transpose = _producer(value, "Transpose")
-    reshape = _producer(transpose.inputs[0], "Reshape") if transpose is not None else None
+    transpose = producer(value, "Transpose")
+    reshape = producer(transpose.inputs[0], "Reshape") if transpose is not None else None
     if reshape is None or len(reshape.outputs[0].uses()) != 1:
         raise ContractError(_not_plain(name))
     return reshape
 
 
 def _either(node: ir.Node | None, op_type: str) -> ir.Node | None:
-    found = [_producer(v, op_type) for v in node.inputs] if node is not None else []
+    found = [producer(v, op_type) for v in node.inputs] if node is not None else []
     return next((n for n in found if n is not None), None)
-
-
-def _producer(value: ir.Value | None, op_type: str) -> ir.Node | None:
-    node = value.producer() if value is not None else None
-    return node if node is not None and node.op_type == op_type else None
 
 
 def _not_plain(name: str) -> str:

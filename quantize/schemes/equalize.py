@@ -17,7 +17,7 @@ two weights in a row, Nagel et al. 2019 ("Data-free quantization", eq. 11) with 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from albert_deploy.export.graph.edit import add_initializer, matrix, named_node
-from albert_deploy.export.graph.uses import Point, find_points
+from albert_deploy.export.graph.uses import Use, find_uses
 from albert_deploy.quantize.calibration.statistics import Statistics
 from albert_deploy.runtime.errors import ContractError
 
@@ -59,21 +59,15 @@ def equalize_value(model: ir.Model, statistics: Mapping[str, Statistics], alpha:
         statistics: Statistics by value name, of the attention output's input among others.
         alpha: Share of a peak that is moved, 0 to 1.
     """
-    pairs: defaultdict[tuple[str, str], list[Vector]] = defaultdict(list)
-    values = {_place(p): p for p in find_points(model) if p.operator == "value"}
-    for point in find_points(model):
-        first = values.get(_place(point))
-        if first and first.weight and point.weight and point.operator in ATTENTION_OUTPUTS:
-            pairs[first.weight, point.weight].append(statistics[point.inputs[0]].peaks)
-    free = _free_pairs(model, pairs)
-    for first_name, second_name in free:
-        first_weight, second_weight = (matrix(model, n) for n in (first_name, second_name))
-        peaks = joint_peaks(pairs[first_name, second_name])
-        scale = smoothing_scales(peaks, np.abs(second_weight).max(axis=1), alpha)
-        _store(model, first_name, first_weight / scale)
-        _scale_bias(model, first_name, 1 / scale)
-        _store(model, second_name, second_weight * scale[:, None])
-    return len(free)
+    pairs = _pairs(model, "value", ATTENTION_OUTPUTS)
+    for (first, second), uses in pairs.items():
+        weight = matrix(model, second)
+        peaks = joint_peaks([statistics[use.inputs[0]].peaks for use in uses])
+        scale = smoothing_scales(peaks, np.abs(weight).max(axis=1), alpha)
+        _store(model, first, matrix(model, first) / scale)
+        _scale_bias(model, first, 1 / scale)
+        _store(model, second, weight * scale[:, None])
+    return len(pairs)
 
 
 def equalize_query_key(model: ir.Model) -> int:
@@ -82,23 +76,16 @@ def equalize_query_key(model: ir.Model) -> int:
     The product of both is the same whatever is moved between them, so that weights alone say
     what to move: s_j = sqrt(max|q_j| / max|k_j|).
     """
-    pairs = set()
-    queries = {_place(p): p for p in find_points(model) if p.operator == "query"}
-    for point in find_points(model):
-        query = queries.get(_place(point))
-        if query and query.weight and point.weight and point.operator == "key":
-            pairs.add((query.weight, point.weight))
-    free = _free_pairs(model, sorted(pairs))
-    for query_name, key_name in free:
-        query_weight, key_weight = (matrix(model, n) for n in (query_name, key_name))
-        scale = smoothing_scales(
-            np.abs(query_weight).max(axis=0), np.abs(key_weight).max(axis=0), 0.5
-        )
-        _store(model, query_name, query_weight / scale)
-        _scale_bias(model, query_name, 1 / scale)
-        _store(model, key_name, key_weight * scale)
-        _scale_bias(model, key_name, scale)
-    return len(free)
+    pairs = _pairs(model, "query", ("key",))
+    for query, key in pairs:
+        weights = matrix(model, query), matrix(model, key)
+        peaks = [np.abs(weight).max(axis=0) for weight in weights]
+        scale = smoothing_scales(peaks[0], peaks[1], 0.5)
+        _store(model, query, weights[0] / scale)
+        _scale_bias(model, query, 1 / scale)
+        _store(model, key, weights[1] * scale)
+        _scale_bias(model, key, scale)
+    return len(pairs)
 
 
 def equalize_inputs(
@@ -113,18 +100,18 @@ def equalize_inputs(
         model: Normalized float32 graph, changed in place.
         statistics: Statistics by value name.
         alpha: Share of a peak that is moved, 0 to 1.
-        operators: Only the inputs of these (see ``Point.operator``); None for all.
+        operators: Only the inputs of these (see ``Use.operator``); None for all.
     """
-    chosen: defaultdict[str, list[Point]] = defaultdict(list)
-    for point in find_points(model):
-        if point.weight and (operators is None or point.operator in operators):
-            chosen[point.weight].append(point)
-    readers: defaultdict[str, list[Point]] = defaultdict(list)
-    for weight, points in chosen.items():
+    chosen: defaultdict[str, list[Use]] = defaultdict(list)
+    for use in find_uses(model):
+        if use.weight and (operators is None or use.operator in operators):
+            chosen[use.weight].append(use)
+    readers: defaultdict[str, list[Use]] = defaultdict(list)
+    for weight, uses in chosen.items():
         users = {node.name for node, _ in model.graph.initializers[weight].uses()}
         # What looks a tied table up, or what was not chosen, would see scaled rows.
-        for point in points if users == {p.node for p in points} else ():
-            readers[point.inputs[0]].append(point)
+        for use in uses if users == {p.node for p in uses} else ():
+            readers[use.inputs[0]].append(use)
     nodes = {n.name: n for n in model.graph}
     count = 0
     for values in _joined(readers):
@@ -176,15 +163,15 @@ def _fold(model: ir.Model, products: Sequence[ir.Node], scale: Vector) -> bool:
     return True
 
 
-def _joined(readers: Mapping[str, Sequence[Point]]) -> list[list[str]]:
+def _joined(readers: Mapping[str, Sequence[Use]]) -> list[list[str]]:
     """Group the values that have to share one vector of scales, as they share a weight.
 
     Query, key and value usually read one value, but query reads another one where the last
     iteration is computed for the first token alone.
     """
     groups: list[tuple[set[str], list[str]]] = []
-    for value, points in readers.items():
-        weights = {p.weight for p in points if p.weight}
+    for value, uses in readers.items():
+        weights = {p.weight for p in uses if p.weight}
         values = [value]
         for group in [g for g in groups if g[0] & weights]:
             weights |= group[0]
@@ -206,22 +193,29 @@ def joint_peaks(peaks: Sequence[Vector]) -> Vector:
     return np.asarray(np.max([p / max(float(p.max()), tiny) for p in peaks], axis=0), np.float32)
 
 
-def _free_pairs(model: ir.Model, pairs: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Return the pairs of weights that are in no other pair and have no other part to play.
+def _pairs(
+    model: ir.Model, first: str, seconds: Collection[str]
+) -> dict[tuple[str, str], list[Use]]:
+    """Return the weights of two operators at one place, with the uses of the second one.
 
-    Matrices of equal contents are stored once, so one can be several layers' or operators'.
+    They are in no other pair and have no other part to play: matrices of equal contents are
+    stored once, so one can be several layers' or operators'.
     """
-    pairs = list(pairs)
+    uses = [(use, use.weight) for use in find_uses(model) if use.weight]
+    firsts = {_place(use): weight for use, weight in uses if use.operator == first}
+    pairs: defaultdict[tuple[str, str], list[Use]] = defaultdict(list)
     parts: defaultdict[str, set[str]] = defaultdict(set)
-    for point in find_points(model):
-        if point.weight:
-            parts[point.weight].add(point.operator)
+    for use, weight in uses:
+        parts[weight].add(use.operator)
+        if use.operator in seconds and _place(use) in firsts:
+            pairs[firsts[_place(use)], weight].append(use)
     members = Counter(name for pair in pairs for name in pair)
-    return [pair for pair in pairs if all(members[n] == len(parts[n]) == 1 for n in pair)]
+    free = [pair for pair in pairs if all(members[n] == len(parts[n]) == 1 for n in pair)]
+    return {pair: pairs[pair] for pair in free}
 
 
-def _place(point: Point) -> str:
-    return point.label.rpartition(", ")[0]
+def _place(use: Use) -> str:
+    return use.label.rpartition(", ")[0]
 
 
 def _store(model: ir.Model, name: str, array: Vector) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from albert_deploy.runtime.errors import ContractError, InputError
+from albert_deploy.runtime.errors import ContractError
 
 Array = npt.NDArray[np.generic]
 Real = npt.NDArray[np.float32]
@@ -93,15 +93,3 @@ FORMATS: dict[str, Format] = {
         evenly_spaced=False,
     ),
 }
-
-
-def format_named(name: str) -> Format:
-    """Look a format up.
-
-    Raises:
-        InputError: Unknown format; the message lists the known ones.
-    """
-    try:
-        return FORMATS[name]
-    except KeyError:
-        raise InputError(f"unknown format {name!r}; use one of: {', '.join(FORMATS)}") from None

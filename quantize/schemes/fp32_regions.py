@@ -41,7 +41,6 @@ class HalfConfig:
     margin: float = 4.0
 
     def __post_init__(self) -> None:
-        """Check the values."""
         if self.dtype not in _LARGEST:
             raise ValueError(f"dtype is {self.dtype!r}; it must be one of {', '.join(_LARGEST)}")
         if self.min_columns < 1:

@@ -26,11 +26,6 @@ from albert_deploy.quantize.schemes.fp32_regions import (
 KEPT_KEY = "kept_float32"
 
 
-def half_exceptions(model: ir.Model, config: HalfConfig) -> dict[str, str]:
-    """Return the weight matrices that stay float32, each with its reason."""
-    return float32_weights(model, config)
-
-
 def watched(model: ir.Model, config: HalfConfig) -> dict[str, str]:
     """Map each value that half precision has to hold to a name for people, for calibration.
 

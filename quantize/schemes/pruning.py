@@ -13,8 +13,14 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from albert_deploy.export.graph.edit import add_initializer, named_node, values_of
-from albert_deploy.export.graph.uses import find_points
+from albert_deploy.export.graph.edit import (
+    add_initializer,
+    bias_behind,
+    named_node,
+    remove_initializer,
+    values_of,
+)
+from albert_deploy.export.graph.uses import find_uses
 from albert_deploy.runtime.errors import ContractError
 
 # Operators that treat rows one by one, with the number of inputs that carry rows.
@@ -173,19 +179,18 @@ def drop_key_bias(model: ir.Model) -> int:
     """
     nodes = {n.name: n for n in model.graph}
     count = 0
-    for point in find_points(model):
-        if point.operator != "key":
+    for use in find_uses(model):
+        if use.operator != "key":
             continue
-        product = nodes[point.node].outputs[0]
-        readers = [n for n, _ in product.uses()]
-        if len(readers) != 1 or readers[0].op_type != "Add":
+        product = nodes[use.node]
+        found = bias_behind(product)
+        if found is None:
             continue
-        add = readers[0]
-        bias = next((v for v in add.inputs if v is not None and v.is_initializer()), None)
+        add, bias = found
         for user, index in list(add.outputs[0].uses()):
-            user.replace_input_with(index, product)
+            user.replace_input_with(index, product.outputs[0])
         model.graph.remove(add, safe=True)
-        if bias is not None and bias.name is not None and not bias.uses():
-            del model.graph.initializers[bias.name]
+        if not bias.uses():
+            remove_initializer(model, bias)
         count += 1
     return count

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from albert_deploy.export.graph.edit import add_initializer, named_node, remove_initializer
-from albert_deploy.export.graph.uses import Point, origin, real_type
+from albert_deploy.export.graph.uses import Use, origin, real_type
 from albert_deploy.quantize.schemes.formats import Format
 from albert_deploy.runtime.errors import ContractError
 
@@ -46,23 +46,19 @@ class Plan:
 
     Attributes:
         format: Of weights and activations.
-        points: Products whose activations are quantized.
+        uses: Products whose activations are quantized.
         steps: Value name -> step of its quantization.
         weights: Weight name -> how it is stored.
     """
 
     format: Format
-    points: tuple[Point, ...]
+    uses: tuple[Use, ...]
     steps: Mapping[str, float]
     weights: Mapping[str, Weight]
 
 
 def insert_qdq(model: ir.Model, plan: Plan) -> int:
     """Put the plan into a float32 or mixed half-precision graph, in place.
-
-    Args:
-        model: Normalized graph.
-        plan: What to quantize.
 
     Returns:
         Number of products and table look-ups that were quantized.
@@ -72,11 +68,11 @@ def insert_qdq(model: ir.Model, plan: Plan) -> int:
     """
     nodes = {n.name: n for n in model.graph}
     rounded: dict[ir.Value, ir.Value] = {}
-    for point in plan.points:
-        node = nodes.get(point.node)
+    for use in plan.uses:
+        node = nodes.get(use.node)
         if node is None:
-            raise ContractError(f"the graph has no {point.label}; export the checkpoint again")
-        for index, name in enumerate(point.inputs):
+            raise ContractError(f"the graph has no {use.label}; export the checkpoint again")
+        for index, name in enumerate(use.inputs):
             reader, place = _first_reader(node, index)
             value = reader.inputs[place]
             if value is None or value in rounded.values():
@@ -84,7 +80,7 @@ def insert_qdq(model: ir.Model, plan: Plan) -> int:
             if value not in rounded:
                 rounded[value] = _rounded(model, reader, value, name, plan)
             reader.replace_input_with(place, rounded[value])
-    count = len(plan.points)
+    count = len(plan.uses)
     for name, weight in plan.weights.items():
         count += _store(model, name, weight, plan.format)
     return count

@@ -9,11 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from albert_deploy.export.graph.edit import matrix, values_of
+from albert_deploy.export.graph.edit import bias_behind, matrix, values_of
 from albert_deploy.quantize.schemes.qdq import Plan
 
 Matrix = npt.NDArray[np.float32]
-Integers = npt.NDArray[np.int8]
 
 # 255 * 128 = 32640 is within 16 bits; 255 * 129 is not.
 LARGEST_PAIR = 128
@@ -79,17 +78,6 @@ Moments = npt.NDArray[np.floating[Any]]
 _BLOCK = 128
 # Added to the diagonal, as a share of its mean, so that the inverse exists.
 _DAMPING = 0.01
-
-
-def round_nearest(weight: Matrix, scale: Matrix, levels: int = 127) -> npt.NDArray[np.int8]:
-    """Round to the nearest multiple of the scales.
-
-    Args:
-        weight: float32 [inputs, outputs].
-        scale: float32 [outputs] or, for a scale per row, [inputs, 1].
-        levels: Largest magnitude.
-    """
-    return np.asarray(np.rint(weight / scale).clip(-levels, levels), np.int8)
 
 
 def round_compensated(
@@ -161,7 +149,7 @@ def correct_biases(
     count = 0
     for name, weight in plan.weights.items():
         readers = [n for n, _ in model.graph.initializers[name].uses()]
-        biases = {b for n in readers if (b := _bias_behind(n)) is not None}
+        biases = {found[1] for n in readers if (found := bias_behind(n)) is not None}
         if name not in means or len(biases) != 1:
             continue
         bias = biases.pop()
@@ -170,10 +158,3 @@ def correct_biases(
         bias.const_value = ir.tensor(corrected.astype(np.float32), name=bias.name)
         count += 1
     return count
-
-
-def _bias_behind(node: ir.Node) -> ir.Value | None:
-    readers = [n for n, _ in node.outputs[0].uses()]
-    if len(readers) != 1 or readers[0].op_type != "Add":
-        return None
-    return next((v for v in readers[0].inputs if v is not None and v.is_initializer()), None)

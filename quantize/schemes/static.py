@@ -18,9 +18,9 @@ import onnx_ir as ir
 
 from albert_deploy.export.graph.edit import matrix, values_of
 from albert_deploy.export.graph.naming import PROBABILITIES, QUERY_KEY
-from albert_deploy.export.graph.uses import Point, find_points, weight_uses
+from albert_deploy.export.graph.uses import Use, find_uses, weight_uses
 from albert_deploy.quantize.calibration.observe import Inputs, Matrix
-from albert_deploy.quantize.calibration.ranges import MINMAX, rule_named, scale_of
+from albert_deploy.quantize.calibration.ranges import MINMAX, RULES, scale_of
 from albert_deploy.quantize.calibration.statistics import Statistics
 from albert_deploy.quantize.calibration.texts import Texts
 from albert_deploy.quantize.schemes.dynamic import Int8Config, int8_exceptions
@@ -30,7 +30,7 @@ from albert_deploy.quantize.schemes.equalize import (
     equalize_query_key,
     equalize_value,
 )
-from albert_deploy.quantize.schemes.formats import Format, format_named, half_scale
+from albert_deploy.quantize.schemes.formats import FORMATS, Format, half_scale
 from albert_deploy.quantize.schemes.fp32_regions import FLOAT16, HalfConfig
 from albert_deploy.quantize.schemes.half import to_half, watched
 from albert_deploy.quantize.schemes.pruning import drop_key_bias, keep_first_token
@@ -42,7 +42,7 @@ from albert_deploy.quantize.schemes.rounding import (
     round_compensated,
     scales_for_pairs,
 )
-from albert_deploy.runtime.errors import InputError
+from albert_deploy.runtime.errors import InputError, check_known
 
 NEAREST, COMPENSATED = "nearest", "compensated"
 
@@ -66,7 +66,7 @@ class StaticConfig:
         first_token: Compute the last iteration for the first token alone where no other is read.
         correct_bias: Take the mean error of a weight's products off the bias behind them.
         min_columns: See ``Int8Config``.
-        keep: Labels of products (see ``Point``) whose activations stay real at that use.
+        keep: Labels of products (see ``Use``) whose activations stay real at that use.
     """
 
     format: str = "int8"
@@ -82,9 +82,8 @@ class StaticConfig:
     keep: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Check the values."""
-        format_named(self.format)
-        rule_named(self.rule)
+        check_known(self.format, FORMATS, "format")
+        check_known(self.rule, RULES, "range rule")
         if not 0 <= self.alpha <= 1:
             raise InputError(f"alpha is {self.alpha}; it must be from 0 to 1")
         if self.rounding not in (NEAREST, COMPENSATED):
@@ -99,41 +98,41 @@ def static_exceptions(model: ir.Model, config: StaticConfig) -> dict[str, str]:
     return int8_exceptions(model, Int8Config(min_columns=config.min_columns))
 
 
-def quantized_points(model: ir.Model, config: StaticConfig) -> list[Point]:
+def quantized_uses(model: ir.Model, config: StaticConfig) -> list[Use]:
     """Return the products whose activations are quantized.
 
     Raises:
         InputError: ``config.keep`` names a product that the graph does not have.
     """
-    points = find_points(model)
-    unknown = set(config.keep) - {p.label for p in points}
+    uses = find_uses(model)
+    unknown = set(config.keep) - {p.label for p in uses}
     if unknown:
         raise InputError(
             f"no product is called {', '.join(sorted(unknown))}; they are: "
-            f"{', '.join(p.label for p in points)}"
+            f"{', '.join(p.label for p in uses)}"
         )
     return [
-        point
-        for point in points
-        if point.iteration is not None
-        and point.label not in config.keep
-        and (point.weight is not None or point.operator in config.products)
+        use
+        for use in uses
+        if use.iteration is not None
+        and use.label not in config.keep
+        and (use.weight is not None or use.operator in config.products)
     ]
 
 
 def real_uses(model: ir.Model, config: StaticConfig) -> dict[str, list[str]]:
     """Map each weight to the labels of those of its uses whose activation stays real."""
-    quantized = {p.label for p in quantized_points(model, config)}
+    quantized = {p.label for p in quantized_uses(model, config)}
     found: dict[str, list[str]] = {}
-    for point in find_points(model):
-        if point.weight and point.label not in quantized:
-            found.setdefault(point.weight, []).append(point.label)
+    for use in find_uses(model):
+        if use.weight and use.label not in quantized:
+            found.setdefault(use.weight, []).append(use.label)
     return found
 
 
 def integer_products(model: ir.Model, config: StaticConfig) -> dict[str, int]:
     """Map each weight to the number of its products whose activation is quantized."""
-    return dict(Counter(p.weight for p in quantized_points(model, config) if p.weight))
+    return dict(Counter(p.weight for p in quantized_uses(model, config) if p.weight))
 
 
 def to_static(model: ir.Model, config: StaticConfig, texts: Texts) -> dict[str, Any]:
@@ -166,7 +165,7 @@ def planned(
     model: ir.Model, config: StaticConfig, texts: Texts
 ) -> tuple[Plan, Inputs, dict[str, int]]:
     """Do everything but insert Q/DQ, in place; return the plan, what it rests on, and counts."""
-    passes, inputs = prepared(model, config, texts)
+    passes, inputs = preprocess(model, config, texts)
     half = HalfConfig(dtype=FLOAT16)
     peaks = texts.peaks(model, watched(model, half)) if config.half else {}
     plan = make_plan(model, config, inputs)
@@ -177,17 +176,19 @@ def planned(
     return plan, inputs, passes
 
 
-def prepared(model: ir.Model, config: StaticConfig, texts: Texts) -> tuple[dict[str, int], Inputs]:
+def preprocess(
+    model: ir.Model, config: StaticConfig, texts: Texts
+) -> tuple[dict[str, int], Inputs]:
     """Drop what softmax does not see, move outlier channels into weights, and calibrate."""
     passes = {"key biases dropped": drop_key_bias(model)}
     if config.first_token:
         passes["nodes on the first token"] = keep_first_token(model)
-    moments = config.rounding == COMPENSATED and format_named(config.format).evenly_spaced
+    moments = config.rounding == COMPENSATED and FORMATS[config.format].evenly_spaced
     graph = "first token" if config.first_token else "all tokens"
     if not config.alpha:
         return passes, texts.inputs(graph, model, moments=moments)
     peaks = texts.inputs(graph, model, moments=False).statistics
-    operators = {p.operator for p in find_points(model) if p.iteration is not None and p.weight}
+    operators = {p.operator for p in find_uses(model) if p.iteration is not None and p.weight}
     # Values first: their outliers stand in the columns of a weight whose rows come next.
     passes["values equalized"] = equalize_value(model, peaks, config.alpha)
     passes["query and key equalized"] = equalize_query_key(model)
@@ -199,12 +200,12 @@ def prepared(model: ir.Model, config: StaticConfig, texts: Texts) -> tuple[dict[
 
 def make_plan(model: ir.Model, config: StaticConfig, inputs: Inputs) -> Plan:
     """Choose the scales of activations and round the weights."""
-    form = format_named(config.format)
-    points = quantized_points(model, config)
+    form = FORMATS[config.format]
+    uses = quantized_uses(model, config)
     paired = config.pairs and form.evenly_spaced
-    seconds = {p.inputs[1] for p in points if p.weight is None} if paired else set()
+    seconds = {p.inputs[1] for p in uses if p.weight is None} if paired else set()
     steps = {}
-    for name in dict.fromkeys(n for p in points for n in p.inputs):
+    for name in dict.fromkeys(n for p in uses for n in p.inputs):
         # Float formats have small steps near zero and need not clip.
         rule = config.rule if form.evenly_spaced else MINMAX
         levels = LARGEST_PAIR // 2 if name in seconds else form.largest
@@ -217,7 +218,7 @@ def make_plan(model: ir.Model, config: StaticConfig, inputs: Inputs) -> Plan:
         for name, nodes in weight_uses(model).items()
         if name not in kept
     }
-    return Plan(format=form, points=tuple(points), steps=steps, weights=weights)
+    return Plan(format=form, uses=tuple(uses), steps=steps, weights=weights)
 
 
 def _rounded(
@@ -266,15 +267,15 @@ def lookup_moments(model: ir.Model, nodes: list[ir.Node]) -> Matrix | None:
         [columns, columns], or None where there is no projection or the table is tied to a
         decoder, which multiplies by it as well.
     """
-    point = next((p for p in find_points(model) if p.operator == PROJECTION), None)
-    if point is None or point.weight is None or any(n.op_type != "Gather" for n in nodes):
+    use = next((p for p in find_uses(model) if p.operator == PROJECTION), None)
+    if use is None or use.weight is None or any(n.op_type != "Gather" for n in nodes):
         return None
-    node = next(n for n in model.graph if n.name == point.node)
+    node = next(n for n in model.graph if n.name == use.node)
     norm = node.inputs[0].producer() if node.inputs[0] is not None else None
     if norm is None or norm.op_type != "LayerNormalization" or norm.inputs[1] is None:
         return None
     gain = np.asarray(values_of(norm.inputs[1]).numpy(), np.float64)
-    product = gain[:, None] * matrix(model, point.weight)
+    product = gain[:, None] * matrix(model, use.weight)
     product -= product.mean(axis=0)
     return np.asarray(product @ product.T)
 

@@ -11,8 +11,13 @@ import onnx_ir as ir
 
 from albert_deploy.quantize.calibration.texts import Texts
 from albert_deploy.quantize.schemes.dynamic import Int8Config, int8_exceptions, to_int8
-from albert_deploy.quantize.schemes.fp32_regions import BFLOAT16, FLOAT16, HalfConfig
-from albert_deploy.quantize.schemes.half import KEPT_KEY, half_exceptions, to_half, watched
+from albert_deploy.quantize.schemes.fp32_regions import (
+    BFLOAT16,
+    FLOAT16,
+    HalfConfig,
+    float32_weights,
+)
+from albert_deploy.quantize.schemes.half import KEPT_KEY, to_half, watched
 from albert_deploy.quantize.schemes.static import (
     StaticConfig,
     integer_products,
@@ -88,7 +93,7 @@ def _half_scheme(dtype: ir.DataType, config: HalfConfig) -> Scheme:
         dtype=dtype,
         config=config,
         convert=_half,
-        exceptions=half_exceptions,
+        exceptions=float32_weights,
         takes_texts=True,
     )
 

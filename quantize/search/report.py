@@ -1,14 +1,20 @@
-"""What a search leaves for people and machines: Pareto table, sensitivities and a picture."""
+"""What follows from a search's trials: the choice, its tables, a picture and a line for people."""
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 import re
+import statistics
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from albert_deploy.export.graph.uses import Use
+from albert_deploy.quantize.search.strategy import CEILING
+from albert_deploy.quantize.search.trials import SearchConfig, Trial, Trials
 from albert_deploy.runtime.manifest import write_json, write_text, writing
 from albert_deploy.validation.tables import markdown_table
 
@@ -28,6 +34,117 @@ _COLUMNS = (
     "holds",
     "",
 )
+
+
+def choose(done: Sequence[Trial], config: SearchConfig) -> Trial:
+    """Return the smallest that holds; where none does, the one closest to the fp32 file."""
+    holding = [t for t in done if config.holds(t)]
+    if holding:
+        return min(holding, key=lambda t: (len(t.kept), -t.sqnr_db))
+    return max(done, key=lambda t: (t.sqnr_db, -len(t.kept)))
+
+
+def pareto_front(done: Sequence[Trial], chosen: Trial, config: SearchConfig) -> list[Trial]:
+    """Return trials that none with as few kept beats, evenly thinned, by number kept."""
+    front: list[Trial] = []
+    for trial in sorted(done, key=lambda t: (len(t.kept), -t.sqnr_db)):
+        if trial is chosen or not front or trial.sqnr_db > max(t.sqnr_db for t in front):
+            front.append(trial)
+    wanted = {round(i * (len(front) - 1) / (config.timed - 1)) for i in range(config.timed)}
+    return [t for i, t in enumerate(front) if i in wanted or t is chosen]
+
+
+def latencies(
+    trials: Trials, front: Sequence[Trial], config: SearchConfig
+) -> tuple[int, list[float]]:
+    """Time variants in turns on one thread; return the tokens of the text and medians in ms."""
+    from albert_deploy.validation.bench.interleave import time_interleaved
+
+    row = sorted(trials.rows, key=lambda r: r.feeds["input_ids"].size)[len(trials.rows) // 2]
+    with contextlib.ExitStack() as stack:
+        sessions = {}
+        for index, trial in enumerate(front):
+            path = trials.work / f"front-{index}.onnx"
+            trials.write(trial.kept, path)
+            sessions[str(index)] = stack.enter_context(trials.open(path, trial.engine, threads=1))
+        times = time_interleaved(sessions, [row.feeds], repeats=config.rounds, seconds=60.0)
+    medians = [round(statistics.median(times[str(i)].times_ms), 4) for i in range(len(front))]
+    return int(row.feeds["input_ids"].shape[-1]), medians
+
+
+def pareto_rows(
+    front: Sequence[Trial],
+    times: Sequence[float],
+    chosen: Trial,
+    weighted: AbstractSet[str],
+    config: SearchConfig,
+) -> list[dict[str, Any]]:
+    """Return the Pareto table; ``weighted`` are the labels of products with a weight."""
+    return [
+        {
+            "kept": len(trial.kept),
+            "weight_uses_kept": len(trial.kept & weighted),
+            "sqnr_db": trial.sqnr_db,
+            "agreement": trial.agreement,
+            "bytes": trial.size_bytes,
+            "latency_ms": latency,
+            "holds": config.holds(trial),
+            "chosen": trial is chosen,
+        }
+        for trial, latency in zip(front, times, strict=True)
+    ]
+
+
+def sensitivities(uses: Sequence[Use], done: Sequence[Trial], engine: str) -> list[dict[str, Any]]:
+    """Return a row for each operator and product: its SQNR where it alone is rounded, in dB."""
+    every = frozenset(p.label for p in uses)
+    known = {every - t.kept: t.sqnr_db for t in done if t.engine == engine}
+    groups: dict[str, set[str]] = {}
+    for use in uses:
+        groups.setdefault(use.operator, set()).add(use.label)
+    rows: list[dict[str, Any]] = [
+        {"label": operator, "iteration": None, "sqnr_db": known.get(frozenset(labels))}
+        for operator, labels in groups.items()
+    ]
+    return rows + [
+        {"label": p.label, "iteration": p.iteration, "sqnr_db": known.get(frozenset({p.label}))}
+        for p in uses
+    ]
+
+
+def message_of(
+    config: SearchConfig, done: Sequence[Trial], chosen: Trial, products: int, most: int
+) -> str:
+    """Return one line for people."""
+    agreement = "" if chosen.agreement is None else f", agreement {chosen.agreement:.2%}"
+    reached = f"{chosen.sqnr_db:.1f} dB{agreement}"
+    if config.holds(chosen):
+        return (
+            f"{config.variant}: holds with {len(chosen.kept)} of {products} products kept real: "
+            f"{reached}, after {len(done)} trials"
+        )
+    wanted = " and ".join(
+        text
+        for text, limit in (
+            (f"an SQNR of {config.min_sqnr_db} dB", config.min_sqnr_db),
+            (f"an agreement of {config.min_agreement}", config.min_agreement),
+        )
+        if limit is not None
+    )
+    ceiling = next((t for t in done if t.step == CEILING), None)
+    if ceiling is not None and not config.holds(ceiling):
+        remedy = (
+            f"with every activation real it is {ceiling.sqnr_db:.1f} dB, so the weights alone miss "
+            "it: use compensated rounding and equalization, or loosen the gate"
+        )
+    elif len(done) >= config.budget:
+        remedy = f"the budget of {config.budget} trials is spent: give more, the log is resumed"
+    else:
+        remedy = f"more than the {most} products that may be kept would be needed: raise most_kept"
+    return (
+        f"{config.variant}: the best of {len(done)} trials keeps {len(chosen.kept)} of {products} "
+        f"products real and reaches {reached}; wanted {wanted}; {remedy}"
+    )
 
 
 def files_of(variant: str) -> tuple[str, ...]:
@@ -156,12 +273,12 @@ def _draw_sensitivity(axes: Axes, rows: Sequence[Mapping[str, Any]], last: int) 
 
 def _draw_front(axes: Axes, report: Mapping[str, Any]) -> None:
     products = report["products"]
-    points = [
+    trials = [
         (len(t["kept"]) if "kept" in t else products - len(t["only"]), t["sqnr_db"])
         for t in report["trials"]
         if t["engine"] == report["engine"]
     ]
-    axes.plot(*zip(*points, strict=True), "o", color="lightgrey", markersize=4, label="trials")
+    axes.plot(*zip(*trials, strict=True), "o", color="lightgrey", markersize=4, label="trials")
     front = [(row["kept"], row["sqnr_db"]) for row in report["pareto"]]
     axes.plot(*zip(*front, strict=True), "o-", color="C0", markersize=4, label="Pareto front")
     for row in report["pareto"]:

@@ -16,17 +16,21 @@ from typing import Any
 
 from tqdm import tqdm
 
+from albert_deploy.export.graph.file import load
+from albert_deploy.export.graph.uses import Use
 from albert_deploy.quantize.calibration.texts import Texts, sampled
-from albert_deploy.quantize.schemes.static import StaticConfig, quantized_points
-from albert_deploy.quantize.search.outcome import (
+from albert_deploy.quantize.schemes.static import StaticConfig, quantized_uses
+from albert_deploy.quantize.search.report import (
     choose,
+    files_of,
     latencies,
     message_of,
     pareto_front,
+    pareto_rows,
     sensitivities,
+    write_search,
 )
-from albert_deploy.quantize.search.report import files_of, write_search
-from albert_deploy.quantize.search.strategy import Asks, strategy
+from albert_deploy.quantize.search.strategy import Requests, strategy
 from albert_deploy.quantize.search.trials import (
     Key,
     SearchConfig,
@@ -35,10 +39,11 @@ from albert_deploy.quantize.search.trials import (
     Trials,
     digest_of,
 )
-from albert_deploy.runtime.contract import TASKS, VARIANTS
+from albert_deploy.runtime.contract import VARIANTS
 from albert_deploy.runtime.engines.table import choose_engine
 from albert_deploy.runtime.errors import InputError
 from albert_deploy.runtime.manifest import check_file, file_record, read_manifest, write_manifest
+from albert_deploy.validation.evaluate.evaluate import decisions
 
 # Texts that agreement and ranges need at least, each.
 LEAST_ROWS = 32
@@ -99,28 +104,16 @@ def search(
         ContractError: The fp32 file is not the one that the manifest records.
         MachineError: No engine for the variant is installed.
     """
-    from albert_deploy.export.graph.file import load
-    from albert_deploy.validation.evaluate.evaluate import decisions
-
     manifest = read_manifest(directory)
     source = check_file(directory, manifest, VARIANTS["fp32"].file)
     rows, rest = _split(texts, config)
-    graph = load(source)
-    points = quantized_points(graph, static)
-    everything = quantized_points(graph, replace(static, keep=()))
-    del graph
-    if not points:
-        raise InputError("no product is quantized, so there is nothing to search for; keep fewer")
-    kinds = {
-        o.name_in(manifest["contract"]["family"]): o.argmax_axis is not None
-        for o in TASKS[manifest["task"]].outputs
-    }
-    decide = decisions(manifest["contract"], kinds)
+    uses, everything = _products(source, static)
+    decide = decisions(manifest["contract"], manifest["task"])
     if config.min_sqnr_db is None and not any(decide.values()):
         raise InputError("no output is a decision, so none can agree; set min_sqnr_db")
-    engines = choose_engine(manifest, "fp32"), choose_engine(manifest, config.variant)
-    reference = engines[0] if engines[0] in VARIANTS[config.variant].engines else engines[1]
-    most = int(config.most_kept * len(points))
+    plain, target = choose_engine(manifest, "fp32"), choose_engine(manifest, config.variant)
+    reference = plain if plain in VARIANTS[config.variant].engines else target
+    most = int(config.most_kept * len(uses))
     files = files_of(config.variant)
     # Out of the manifest while it changes: a killed search must not look like a changed file.
     for name in files:
@@ -129,16 +122,16 @@ def search(
     header = {
         "source_sha256": manifest["files"][VARIANTS["fp32"].file]["sha256"],
         "variant": config.variant,
-        "engines": [reference, engines[1]],
+        "engines": [reference, target],
         "options": asdict(static),
         "texts": dict(texts.origin),
         "held_out_sha256": digest_of(rows),
         "calibrated_sha256": digest_of(rest.rows),
     }
-    labels = [p.label for p in points]
+    labels = [p.label for p in uses]
     log = TrialLog(directory / files[0], header, labels)
     note(
-        f"{config.variant}: searching {len(points)} products, at most {config.budget} trials on "
+        f"{config.variant}: searching {len(uses)} products, at most {config.budget} trials on "
         f"{len(rows)} texts, {len(log.known)} in the log"
     )
     with tempfile.TemporaryDirectory(prefix="albert-deploy-") as work:
@@ -146,73 +139,71 @@ def search(
             source,
             static,
             variant=config.variant,
-            engine=engines[0],
+            engine=plain,
             texts=rest,
             rows=rows,
             decide=decide,
             work=Path(work),
         )
-        asks = strategy(points, config.holds, most)
-        done = _run(asks, trials, log, (reference, engines[1]), config)
-        candidates = [t for t in done if t.engine == engines[1] and len(t.kept) <= most]
+        done = _run(strategy(uses, config.holds, most), trials, log, (reference, target), config)
+        candidates = [t for t in done if t.engine == target and len(t.kept) <= most]
         chosen = choose(candidates, config)
         front = pareto_front(candidates, chosen, config)
         tokens, times = latencies(trials, front, config)
-    keep = tuple(p.label for p in everything if p.label in chosen.kept or p.label in static.keep)
     weighted = {p.label for p in everything if p.weight}
-    pareto = [
-        {
-            "kept": len(trial.kept),
-            "weight_uses_kept": len(trial.kept & weighted),
-            "sqnr_db": trial.sqnr_db,
-            "agreement": trial.agreement,
-            "bytes": trial.size_bytes,
-            "latency_ms": latency,
-            "holds": config.holds(trial),
-            "chosen": trial is chosen,
-        }
-        for trial, latency in zip(front, times, strict=True)
-    ]
-    held = config.holds(chosen)
-    message = message_of(config, done, chosen, len(points), most)
-    report = {
-        "variant": config.variant,
-        "engine": engines[1],
-        "sensitivity_engine": reference,
-        "held": held,
-        "message": message,
-        "gate": {k: getattr(config, k) for k in ("min_agreement", "min_sqnr_db", "most_kept")},
-        "budget": config.budget,
-        "texts": {**header["texts"], "held_out": len(rows), "calibrated": len(rest.rows)},
-        "keep": list(keep),
-        "products": len(points),
-        "kept_weight_uses": len(set(keep) & weighted),
-        "weight_uses": len(weighted),
-        "latency": {"tokens": tokens, "threads": 1, "rounds": config.rounds},
-        "pareto": pareto,
-        "sensitivity": sensitivities(points, done, reference),
-        "trials": [trial.to_json(labels) for trial in done],
-    }
-    write_search(directory, report)
-    manifest["files"] |= {name: file_record(directory / name) for name in files}
-    write_manifest(directory, manifest)
-    note(message)
-    return SearchResult(
-        held=held,
-        message=message,
+    keep = tuple(p.label for p in everything if p.label in chosen.kept or p.label in static.keep)
+    result = SearchResult(
+        held=config.holds(chosen),
+        message=message_of(config, done, chosen, len(uses), most),
         keep=keep,
         kept_weight_uses=len(set(keep) & weighted),
         weight_uses=len(weighted),
         plain=done[0],
         chosen=chosen,
         trials=tuple(done),
-        pareto=pareto,
+        pareto=pareto_rows(front, times, chosen, weighted, config),
         files=files,
     )
+    report = {
+        "variant": config.variant,
+        "engine": target,
+        "sensitivity_engine": reference,
+        "held": result.held,
+        "message": result.message,
+        "gate": {k: getattr(config, k) for k in ("min_agreement", "min_sqnr_db", "most_kept")},
+        "budget": config.budget,
+        "texts": {**header["texts"], "held_out": len(rows), "calibrated": len(rest.rows)},
+        "keep": list(keep),
+        "products": len(uses),
+        "kept_weight_uses": result.kept_weight_uses,
+        "weight_uses": result.weight_uses,
+        "latency": {"tokens": tokens, "threads": 1, "rounds": config.rounds},
+        "pareto": result.pareto,
+        "sensitivity": sensitivities(uses, done, reference),
+        "trials": [trial.to_json(labels) for trial in done],
+    }
+    write_search(directory, report)
+    manifest["files"] |= {name: file_record(directory / name) for name in files}
+    write_manifest(directory, manifest)
+    note(result.message)
+    return result
+
+
+def _products(source: Path, static: StaticConfig) -> tuple[list[Use], list[Use]]:
+    """Return the products that may be kept, and those with what the options keep already."""
+    graph = load(source)
+    uses = quantized_uses(graph, static)
+    if not uses:
+        raise InputError("no product is quantized, so there is nothing to search for; keep fewer")
+    return uses, quantized_uses(graph, replace(static, keep=()))
 
 
 def _run(
-    asks: Asks, trials: Trials, log: TrialLog, engines: tuple[str, str], config: SearchConfig
+    requests: Requests,
+    trials: Trials,
+    log: TrialLog,
+    engines: tuple[str, str],
+    config: SearchConfig,
 ) -> list[Trial]:
     """Answer a strategy until it ends or the budget does; a set asked for again costs nothing."""
     done: dict[Key, Trial] = {}
@@ -221,18 +212,18 @@ def _run(
         tqdm(total=config.budget, desc="search", unit="trial", disable=None, leave=False) as bar,
         contextlib.suppress(StopIteration),
     ):
-        ask = next(asks)
+        request = next(requests)
         while True:
-            engine = reference if ask.alone else target
-            key = (engine, ask.kept)
+            engine = reference if request.alone else target
+            key = (engine, request.kept)
             if key not in done:
                 if len(done) == config.budget:
                     break
                 found = log.known.get(key)
-                done[key] = found or log.add(trials.run(ask.step, ask.kept, engine))
-                bar.set_postfix_str(f"{done[key].sqnr_db:.1f} dB, {len(ask.kept)} kept")
+                done[key] = found or log.add(trials.run(request.step, request.kept, engine))
+                bar.set_postfix_str(f"{done[key].sqnr_db:.1f} dB, {len(request.kept)} kept")
                 bar.update()
-            ask = asks.send(done[key])
+            request = requests.send(done[key])
     return list(done.values())
 
 

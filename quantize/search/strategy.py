@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 
-from albert_deploy.export.graph.uses import Point
+from albert_deploy.export.graph.uses import Use
 from albert_deploy.quantize.search.trials import Trial
 
 CEILING = "weights alone rounded"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ask:
+class TrialRequest:
     """A trial that a strategy wants.
 
     Attributes:
@@ -29,11 +29,11 @@ class Ask:
 
 
 # What a strategy asks for, and what it is told.
-Asks = Generator[Ask, Trial, None]
+Requests = Generator[TrialRequest, Trial, None]
 Holds = Callable[[Trial], bool]
 
 
-def strategy(points: Sequence[Point], holds: Holds, most: int) -> Asks:
+def strategy(uses: Sequence[Use], holds: Holds, most: int) -> Requests:
     """Ask for trials, most informative first; the fewest kept products that hold are the answer.
 
     How much a product harms is the noise that it alone makes, all others left real: where many
@@ -41,40 +41,40 @@ def strategy(points: Sequence[Point], holds: Holds, most: int) -> Asks:
     together; single iterations only of the operators that must be touched.
 
     Args:
-        points: Products that may be kept.
+        uses: Products that may be kept.
         holds: Whether a trial passes.
         most: Most products that may be kept.
 
     Yields:
         The trial to run next; is sent what came out.
     """
-    every = frozenset(p.label for p in points)
-    plain = yield Ask(step="everything rounded", kept=frozenset())
+    every = frozenset(p.label for p in uses)
+    plain = yield TrialRequest(step="everything rounded", kept=frozenset())
     if holds(plain):
         return
-    ceiling = yield Ask(step=CEILING, kept=every, alone=True)
+    ceiling = yield TrialRequest(step=CEILING, kept=every, alone=True)
     if not holds(ceiling):
         return
     groups: dict[str, set[str]] = {}
-    for point in points:
-        groups.setdefault(point.operator, set()).add(point.label)
+    for use in uses:
+        groups.setdefault(use.operator, set()).add(use.label)
     noise: dict[str, float] = {}
     for operator, labels in groups.items():
-        trial = yield Ask(step=f"only {operator}", kept=every - labels, alone=True)
+        trial = yield TrialRequest(step=f"only {operator}", kept=every - labels, alone=True)
         noise[operator] = trial.noise
     pool: list[str] = []
     harm: dict[str, float] = {}
     touched: list[str] = []
     for operator in sorted(groups, key=lambda name: -noise[name]):
         touched.append(operator)
-        pool += [p.label for p in points if p.operator == operator]
+        pool += [p.label for p in uses if p.operator == operator]
         if len(pool) <= most:
-            trial = yield Ask(step=f"keep {' + '.join(touched)}", kept=frozenset(pool))
+            trial = yield TrialRequest(step=f"keep {' + '.join(touched)}", kept=frozenset(pool))
             if not holds(trial):
                 continue
         for label in pool:
             if label not in harm:
-                trial = yield Ask(step=f"only {label}", kept=every - {label}, alone=True)
+                trial = yield TrialRequest(step=f"only {label}", kept=every - {label}, alone=True)
                 harm[label] = trial.noise
         ranked = sorted(pool, key=lambda label: -harm[label])[:most]
         trial = yield _first(ranked, len(ranked))
@@ -83,11 +83,11 @@ def strategy(points: Sequence[Point], holds: Holds, most: int) -> Asks:
             return
 
 
-def _first(ranked: Sequence[str], count: int) -> Ask:
-    return Ask(step=f"keep the {count} most harmful", kept=frozenset(ranked[:count]))
+def _first(ranked: Sequence[str], count: int) -> TrialRequest:
+    return TrialRequest(step=f"keep the {count} most harmful", kept=frozenset(ranked[:count]))
 
 
-def _shrink(ranked: list[str], holds: Holds) -> Asks:
+def _shrink(ranked: list[str], holds: Holds) -> Requests:
     """Cut a list that holds, most harmful first: bisect its length, then take back one by one."""
     fails, enough = 0, len(ranked)
     while enough - fails > 1:
@@ -97,6 +97,6 @@ def _shrink(ranked: list[str], holds: Holds) -> Asks:
     kept = ranked[:enough]
     for label in reversed(ranked[:enough]):
         fewer = [k for k in kept if k != label]
-        trial = yield Ask(step=f"take back {label}", kept=frozenset(fewer))
+        trial = yield TrialRequest(step=f"take back {label}", kept=frozenset(fewer))
         if holds(trial):
             kept = fewer

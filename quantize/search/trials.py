@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from albert_deploy.export.graph.file import data_file, load, save, total_bytes
+from albert_deploy.export.graph.file import external_data_path, load, save, total_bytes
 from albert_deploy.quantize.calibration.observe import Row
 from albert_deploy.quantize.calibration.texts import Texts
 from albert_deploy.quantize.schemes.qdq import insert_qdq
@@ -25,10 +25,7 @@ from albert_deploy.quantize.schemes.static import StaticConfig, planned
 from albert_deploy.runtime.contract import variant_named
 from albert_deploy.runtime.engines.table import open_file
 from albert_deploy.runtime.errors import InputError
-from albert_deploy.runtime.manifest import (
-    os_failure,
-    write_text,
-)
+from albert_deploy.runtime.manifest import os_failure, write_text
 from albert_deploy.runtime.session import Session
 from albert_deploy.validation.parity.difference import Difference
 
@@ -66,7 +63,6 @@ class SearchConfig:
     rounds: int = 15
 
     def __post_init__(self) -> None:
-        """Check the values."""
         variant_named(self.variant)
         if self.min_agreement is None and self.min_sqnr_db is None:
             raise InputError("the search has no gate; set min_agreement or min_sqnr_db")
@@ -222,8 +218,8 @@ class Trials:
     def write(self, kept: frozenset[str], path: Path) -> int:
         """Write the variant that keeps these products; return its size in bytes."""
         model = self.model.clone()
-        points = tuple(p for p in self.plan.points if p.label not in kept)
-        insert_qdq(model, replace(self.plan, points=points))
+        uses = tuple(p for p in self.plan.uses if p.label not in kept)
+        insert_qdq(model, replace(self.plan, uses=uses))
         save(model, path)
         return total_bytes(path)
 
@@ -247,7 +243,7 @@ class Trials:
                 with np.load(self._expected(index)) as expected:
                     for name, difference in found.items():
                         difference.add(expected[name], outputs[name])
-        for file in (path, data_file(path)):
+        for file in (path, external_data_path(path)):
             file.unlink(missing_ok=True)
         shares = [d.agreement for d in found.values() if d.agreement is not None]
         worst = min(d.sqnr_db for d in found.values())

@@ -9,6 +9,7 @@ from __future__ import annotations
 import mmap
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from albert_deploy.runtime.errors import ContractError
 
@@ -34,7 +35,7 @@ _FIELDS: dict[str, dict[int, str]] = {
 _KEY, _VALUE = 1, 2
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _FIXED = {_FIXED64: 8, _FIXED32: 4}
-_AGAIN = "do not load it; export the checkpoint again"
+_REMEDY = "do not load it; export the checkpoint again"
 
 
 def external_files(path: Path) -> set[str]:
@@ -49,10 +50,10 @@ def external_files(path: Path) -> set[str]:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             found = set(_locations(data))
     except (OSError, ValueError, IndexError) as error:
-        raise ContractError(f"{path} is no readable ONNX file ({error}); {_AGAIN}") from error
+        raise ContractError(f"{path} is no readable ONNX file ({error}); {_REMEDY}") from error
     for name in sorted(found):
         if name in ("", ".", "..") or set(name) & set("/\\:\0"):
-            raise ContractError(f"{path} refers to weights outside its folder: {name!r}; {_AGAIN}")
+            raise ContractError(f"{path} refers to weights outside its folder: {name!r}; {_REMEDY}")
     return found
 
 
@@ -61,46 +62,65 @@ def _locations(data: mmap.mmap) -> Iterator[str]:
     while waiting:
         message, start, end = waiting.pop()
         keys, values = set(), []
-        for number, body, stop in _fields(data, start, end):
-            if inner := _FIELDS[message].get(number):
-                waiting.append((inner, body, stop))
-            elif message == "entry" and number == _KEY:
-                keys.add(data[body:stop])
-            elif message == "entry" and number == _VALUE:
-                values.append(data[body:stop])
+        for field in fields(data, start, end):
+            if field.kind != _BYTES:
+                continue
+            if inner := _FIELDS[message].get(field.number):
+                waiting.append((inner, field.body, field.end))
+            elif message == "entry" and field.number == _KEY:
+                keys.add(data[field.body : field.end])
+            elif message == "entry" and field.number == _VALUE:
+                values.append(data[field.body : field.end])
         # A field that is given twice counts by its last value; here each of them has to be good.
         if b"location" in keys:
             yield from (value.decode() for value in values)
 
 
-def _fields(data: mmap.mmap, start: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """Give number, start and end of each field of a message that has a length."""
-    while start < end:
-        tag, start = _varint(data, start)
+class Field(NamedTuple):
+    """Where a field of a protobuf message lies: ``start`` to ``end``, its contents at ``body``.
+
+    ``kind`` is its wire type, see https://protobuf.dev/programming-guides/encoding/.
+    """
+
+    number: int
+    kind: int
+    start: int
+    body: int
+    end: int
+
+
+def fields(data: mmap.mmap, start: int, end: int) -> Iterator[Field]:
+    """Give each field of the message in bytes ``start`` to ``end``.
+
+    Raises:
+        ValueError: It is no such message.
+        IndexError: Likewise.
+    """
+    at = start
+    while at < end:
+        begin = at
+        tag, at = _varint(data, at)
         kind = tag & 7
-        if kind == _VARINT:
-            _, start = _varint(data, start)
+        if kind == _BYTES:
+            size, at = _varint(data, at)
+        elif kind == _VARINT:
+            size = _varint(data, at)[1] - at
         elif kind in _FIXED:
-            start += _FIXED[kind]
-        elif kind == _BYTES:
-            size, start = _varint(data, start)
-            if start + size > end:
-                raise ValueError("a field ends after its message")
-            yield tag >> 3, start, start + size
-            start += size
+            size = _FIXED[kind]
         else:
-            raise ValueError(f"field of unknown kind {kind}")
-    if start != end:
-        raise ValueError("a field ends after its message")
+            raise ValueError(f"unknown wire type {kind} at byte {begin}")
+        if at + size > end:
+            raise ValueError(f"the field at byte {begin} ends beyond its message")
+        yield Field(tag >> 3, kind, begin, at, at + size)
+        at += size
 
 
-def _varint(data: mmap.mmap, start: int) -> tuple[int, int]:
-    value = shift = 0
-    while shift < 70:
-        byte = data[start]
-        start += 1
+def _varint(data: mmap.mmap, at: int) -> tuple[int, int]:
+    value = 0
+    for shift in range(0, 70, 7):
+        byte = data[at]
         value |= (byte & 0x7F) << shift
+        at += 1
         if byte < 0x80:
-            return value, start
-        shift += 7
-    raise ValueError("a number of more than ten bytes")
+            return value, at
+    raise ValueError(f"number of more than 10 bytes at byte {at}")

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from albert_deploy.runtime.errors import ContractError, InputError, MachineError
-from albert_deploy.runtime.session import Feeds, check_feeds
+from albert_deploy.runtime.session import Feeds, Session, check_feeds
 
 
-class OrtSession:
+class OrtSession(Session):
     """A model in ONNX Runtime; ``run`` may be called from several threads."""
 
     engine = "ort"
@@ -33,12 +33,6 @@ class OrtSession:
     def close(self) -> None:
         """See ``Session.close``."""
         self._session = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def open_ort(

@@ -6,13 +6,13 @@ import importlib.util
 import threading
 from collections import OrderedDict
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from albert_deploy.runtime.errors import ContractError, InputError, MachineError
-from albert_deploy.runtime.session import Feeds, check_feeds
+from albert_deploy.runtime.session import Feeds, Session, check_feeds
 from albert_deploy.runtime.trt import gpu
 
 PROVIDER = "CUDAExecutionProvider"
@@ -21,7 +21,7 @@ _MOST_SHAPES = 8
 _INSTALL = "pip uninstall -y onnxruntime && pip install onnxruntime-gpu"
 
 
-class OrtCudaSession:
+class OrtCudaSession(Session):
     """A model in ONNX Runtime on a GPU; ``run`` may be called from several threads, in turns.
 
     Inputs are copied to device memory that is kept for each shape; outputs are allocated by
@@ -71,12 +71,6 @@ class OrtCudaSession:
         with self._lock:
             self._inputs.clear()
             self._session = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def _sent(self, feeds: Feeds) -> dict[str, Any]:
         """Copy inputs to the device, into memory of an earlier run of that shape if there is."""

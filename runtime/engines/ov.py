@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections import deque
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from albert_deploy.runtime.errors import ContractError, InputError, MachineError
-from albert_deploy.runtime.session import Feeds, check_feeds
+from albert_deploy.runtime.errors import ContractError, InputError, MachineError, check_known
+from albert_deploy.runtime.session import Feeds, Session, check_feeds
 
 # Precision of what the file leaves in float32 -> what the processor must be able to do.
 PRECISIONS: dict[str, str] = {"f32": "FP32", "bf16": "BF16"}
 
 
-class OvSession:
+class OvSession(Session):
     """A model in OpenVINO; ``run`` may be called from several threads.
 
     Each call has an infer request of its own, taken from those that are idle or made anew: a
@@ -62,12 +62,6 @@ class OvSession:
         self._compiled = None
         self._idle.clear()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
 
 def open_ov(path: Path, *, threads: int = 0, precision: str | None = None) -> OvSession:
     """Load an ONNX file, or OpenVINO's own ``.xml``, on the CPU.
@@ -86,8 +80,7 @@ def open_ov(path: Path, *, threads: int = 0, precision: str | None = None) -> Ov
     """
     # OpenVINO's own default is bf16 wherever the processor has it: fp32 would not be fp32.
     precision = precision or "f32"
-    if precision not in PRECISIONS:
-        raise InputError(f"unknown precision {precision!r}; use one of: {', '.join(PRECISIONS)}")
+    check_known(precision, PRECISIONS, "precision")
     if precision not in precisions():
         precision = "f32"
     import openvino
@@ -155,5 +148,5 @@ def _table_rows(model: Any) -> dict[str, int]:
 def _reason(error: Exception) -> str:
     """Return the line of an OpenVINO error that says what is wrong."""
     lines = [line.strip() for line in str(error).splitlines()]
-    told = [x for x in lines if x and not x.startswith(("Exception from", "Check '"))]
-    return told[-1] if told else type(error).__name__
+    reasons = [x for x in lines if x and not x.startswith(("Exception from", "Check '"))]
+    return reasons[-1] if reasons else type(error).__name__

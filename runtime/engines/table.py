@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from albert_deploy.runtime.contract import variant_named
 from albert_deploy.runtime.engines.external_data import external_files
-from albert_deploy.runtime.errors import InputError, MachineError
+from albert_deploy.runtime.errors import InputError, MachineError, check_known
 from albert_deploy.runtime.manifest import check_file, read_manifest
 
 if TYPE_CHECKING:
@@ -227,9 +227,7 @@ def choose_engine(
                 return name
         remedy = " or ".join(ENGINES[name].remedy for name in row.engines)
         raise MachineError(f"no engine that runs {variant} is installed; run: {remedy}")
-    if engine not in ENGINES:
-        known = ", ".join((AUTO, *ENGINES))
-        raise InputError(f"unknown engine {engine!r}; use one of: {known}")
+    check_known(engine, (AUTO, *ENGINES), "engine")
     running = (*row.engines, *row.gpu_engines)
     if engine not in running:
         raise InputError(
@@ -247,9 +245,9 @@ def _on_gpu(directory: Path, manifest: Mapping[str, Any], variant: str) -> str |
             continue
         if name != "trt":
             return name
-        from albert_deploy.runtime.trt.machine import look
+        from albert_deploy.runtime.trt.machine import this_machine
         from albert_deploy.runtime.trt.plans import find_plan
 
-        if find_plan(directory, manifest, variant, look())[0] is not None:
+        if find_plan(directory, manifest, variant, this_machine())[0] is not None:
             return name
     return None

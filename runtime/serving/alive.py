@@ -41,10 +41,10 @@ def alive(url: str, name: str, *, timeout_s: float = _TIMEOUT_S) -> str | None:
         _asked(f"{place}/infer", {"inputs": tensors}, timeout_s)
     except urllib.error.HTTPError as error:
         with error:
-            told = error.read(4096).decode(errors="replace")
-        if error.code in _ALIVE and not any(word in told for word in _DEAD_WORDS):
+            body = error.read(4096).decode(errors="replace")
+        if error.code in _ALIVE and not any(word in body for word in _DEAD_WORDS):
             return None
-        return f"{error.code}: {told}"
+        return f"{error.code}: {body}"
     except (OSError, ValueError, KeyError, TypeError) as error:
         return repr(error)
     return None

@@ -10,7 +10,7 @@ from typing import Any
 from albert_deploy.runtime.errors import ContractError
 from albert_deploy.runtime.inputs import FIELDS
 from albert_deploy.runtime.manifest import read_manifest
-from albert_deploy.runtime.pipeline import read_facts
+from albert_deploy.runtime.pipeline import read_task_info
 from albert_deploy.runtime.serving.backend import guarded, one_by_one, read_request, response
 from albert_deploy.runtime.serving.settings import ANSWER, read_settings
 from albert_deploy.runtime.serving.steps import answers_from
@@ -23,8 +23,8 @@ class TritonPythonModel:
         """Read the tokenizer, compared with its hash."""
         self._settings = read_settings(args)
         directory = self._settings.directory
-        self._facts = read_facts(directory, read_manifest(directory))
-        self._names = tuple(chain(*FIELDS[self._facts.task]))
+        self._info = read_task_info(directory, read_manifest(directory))
+        self._names = tuple(chain(*FIELDS[self._info.task]))
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Answer each request."""
@@ -35,10 +35,10 @@ class TritonPythonModel:
 
         outputs = {
             name: tensor.as_numpy()
-            for name in self._facts.outputs
+            for name in self._info.outputs
             if (tensor := triton.get_input_tensor_by_name(request, name)) is not None
         }
-        if missing := [name for name in self._facts.outputs if name not in outputs]:
+        if missing := [name for name in self._info.outputs if name not in outputs]:
             raise ContractError(f"the network gave no {missing[0]}; bundle the model again")
         read = read_request(request, self._names)
-        return response({ANSWER: answers_from(self._facts, read, outputs, self._settings)})
+        return response({ANSWER: answers_from(self._info, read, outputs, self._settings)})

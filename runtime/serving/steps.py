@@ -28,11 +28,11 @@ from albert_deploy.runtime.serving.wire import (
     write_answers,
 )
 from albert_deploy.runtime.session import Feeds, Outputs
-from albert_deploy.runtime.tasks.head import Facts, Prepared
+from albert_deploy.runtime.tasks.head import Encoded, TaskInfo
 from albert_deploy.runtime.tasks.heads import HEADS
 from albert_deploy.runtime.tasks.tokenize import stack
 
-_Prepare = Callable[[dict[str, Any], Options, str], Prepared]
+_Encode = Callable[[dict[str, Any], Options, str], Encoded]
 
 
 def answer_requests(
@@ -52,10 +52,10 @@ def answer_requests(
     Raises:
         ContractError: Outputs are NaN or infinite: no request of these has an answer.
     """
-    tried: list[list[Prepared] | AlbertDeployError] = []
+    tried: list[list[Encoded] | AlbertDeployError] = []
     for request in requests:
         try:
-            tried.append(_prepared(model.task, request, settings, model.prepare))
+            tried.append(_encoded(model.task, request, settings, model.encode))
         except InputError as error:
             tried.append(error)
     rows = [
@@ -71,11 +71,11 @@ def answer_requests(
     ]
 
 
-def tokens_of(facts: Facts, request: Request, settings: Settings, *, ranked: bool) -> Feeds:
+def tokens_of(info: TaskInfo, request: Request, settings: Settings, *, ranked: bool) -> Feeds:
     """Tokenize a request.
 
     Args:
-        facts: Of the deployment directory.
+        info: Of the deployment directory.
         request: What came.
         settings: Limits, and the lengths to pad to.
         ranked: The network has an axis of choices.
@@ -86,18 +86,18 @@ def tokens_of(facts: Facts, request: Request, settings: Settings, *, ranked: boo
     Raises:
         InputError: The request cannot be used, makes too many rows, or is too long.
     """
-    feeds = [row for one in _of(facts, request, settings) for row in one.rows]
+    feeds = [row for one in _of(info, request, settings) for row in one.rows]
     if not feeds:
         raise InputError("the request makes no row of tokens; give some text")
     choices = len(feeds[0]["input_ids"])
-    joined = stack(feeds, facts.pad_id)
+    joined = stack(feeds, info.pad_id)
     longest = joined["input_ids"].shape[1]
     length = next((n for n in settings.lengths if n >= longest), None)
     if settings.lengths and length is None:
         raise InputError(
             f"the request has {longest} tokens, the network takes {settings.lengths[-1]}"
         )
-    padding = dict.fromkeys(joined, 0) | {"input_ids": facts.pad_id}
+    padding = dict.fromkeys(joined, 0) | {"input_ids": info.pad_id}
     made = {
         name: np.pad(
             value, ((0, 0), (0, (length or longest) - longest)), constant_values=padding[name]
@@ -108,12 +108,12 @@ def tokens_of(facts: Facts, request: Request, settings: Settings, *, ranked: boo
 
 
 def answers_from(
-    facts: Facts, request: Request, outputs: Mapping[str, Array], settings: Settings
+    info: TaskInfo, request: Request, outputs: Mapping[str, Array], settings: Settings
 ) -> Array:
     """Make the answers of a request from what the network gave for its tokens.
 
     Args:
-        facts: Of the deployment directory.
+        info: Of the deployment directory.
         request: The same that ``tokens_of`` took.
         outputs: Of the network, float32 or float16, each with a row for every row of tokens.
         settings: The same that ``tokens_of`` took.
@@ -125,13 +125,13 @@ def answers_from(
         InputError: The request cannot be used, or the outputs are those of another one.
         ContractError: Outputs are NaN or infinite.
     """
-    prepared = _of(facts, request, settings)
-    count = sum(len(one.rows) for one in prepared)
+    encoded = _of(info, request, settings)
+    count = sum(len(one.rows) for one in encoded)
     for name, value in outputs.items():
         if len(value) != count:
             raise InputError(f"{name} has {len(value)} rows, the request {count}; ask again")
     row, answers = 0, []
-    for one in prepared:
+    for one in encoded:
         kept: list[Outputs] = []
         for feeds in one.rows:
             mine = {name: np.asarray(value[row], np.float32) for name, value in outputs.items()}
@@ -141,16 +141,16 @@ def answers_from(
     return write_answers(answers)
 
 
-def _of(facts: Facts, request: Request, settings: Settings) -> list[Prepared]:
-    head = HEADS[facts.task]
-    return _prepared(facts.task, request, settings, partial(head.prepare, facts))
+def _of(info: TaskInfo, request: Request, settings: Settings) -> list[Encoded]:
+    head = HEADS[info.task]
+    return _encoded(info.task, request, settings, partial(head.encode, info))
 
 
-def _prepared(task: str, request: Request, settings: Settings, prepare: _Prepare) -> list[Prepared]:
+def _encoded(task: str, request: Request, settings: Settings, encode: _Encode) -> list[Encoded]:
     options = read_options(task, request.parameters, settings)
     items = read_items(task, request, settings)
     names = row_names(len(items))
-    made = [prepare(one, options, row) for one, row in zip(items, names, strict=True)]
+    made = [encode(one, options, row) for one, row in zip(items, names, strict=True)]
     count = sum(len(one.rows) for one in made)
     if count > settings.max_rows:
         raise InputError(

@@ -1,4 +1,4 @@
-"""Answers of every task, one literal table: how a text is prepared and what its answer is."""
+"""Answers of every task, one literal table: how a text is encoded and what its answer is."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from albert_deploy.runtime.errors import InputError
 from albert_deploy.runtime.options import Options
 from albert_deploy.runtime.session import Feeds, Outputs
 from albert_deploy.runtime.tasks.head import (
-    Facts,
-    Prepared,
+    Encoded,
+    TaskInfo,
     keep_all,
     keep_tokens,
     sigmoid,
     softmax,
 )
-from albert_deploy.runtime.tasks.tokenize import encode, encode_choice, stack
+from albert_deploy.runtime.tasks.tokenize import encode_choice, stack
 
 _MAX_CHOICE = 128
 
 
-def prepare_text(facts: Facts, item: dict[str, Any], options: Options, row: str) -> Prepared:
+def encode_text(info: TaskInfo, item: dict[str, Any], options: Options, row: str) -> Encoded:
     """Tokenize a text or a pair to be classified.
 
     The answer is ``label`` and ``score``, or with a ``top_k`` a list of them, the best first.
@@ -35,19 +35,17 @@ def prepare_text(facts: Facts, item: dict[str, Any], options: Options, row: str)
     """
 
     def answer(rows: list[Outputs]) -> Any:
-        scores = _scores(facts, options, rows[0][facts.outputs[0]]).tolist()
-        found = [
-            {"label": label, "score": s} for label, s in zip(facts.labels, scores, strict=True)
-        ]
+        scores = _scores(info, options, rows[0][info.outputs[0]]).tolist()
+        found = [{"label": label, "score": s} for label, s in zip(info.labels, scores, strict=True)]
         if options.best:
             return found[int(np.argmax(scores))]
         ranked = sorted(found, key=lambda one: one["score"], reverse=True)
         return ranked[: options.count(1, len(ranked))]
 
-    return Prepared(rows=[_feeds(facts, item, options, row)], answer=answer)
+    return Encoded(rows=[info.encode(item, options, row)], answer=answer)
 
 
-def prepare_features(facts: Facts, item: dict[str, Any], options: Options, row: str) -> Prepared:
+def encode_features(info: TaskInfo, item: dict[str, Any], options: Options, row: str) -> Encoded:
     """Tokenize a text or a pair whose vectors are wanted.
 
     The answer is a list [1][tokens][hidden], or with ``pooled`` one vector [hidden].
@@ -55,7 +53,7 @@ def prepare_features(facts: Facts, item: dict[str, Any], options: Options, row: 
     Raises:
         InputError: The text is too long and may not be cut, or cannot be tokenized.
     """
-    tokens, pooled = facts.outputs
+    tokens, pooled = info.outputs
 
     def keep(outputs: Outputs, feeds: Feeds) -> Outputs:
         if options.pooled:
@@ -65,10 +63,10 @@ def prepare_features(facts: Facts, item: dict[str, Any], options: Options, row: 
     def answer(rows: list[Outputs]) -> Any:
         return rows[0][pooled].tolist() if options.pooled else [rows[0][tokens].tolist()]
 
-    return Prepared(rows=[_feeds(facts, item, options, row)], answer=answer, keep=keep)
+    return Encoded(rows=[info.encode(item, options, row)], answer=answer, keep=keep)
 
 
-def prepare_choices(facts: Facts, item: dict[str, Any], options: Options, row: str) -> Prepared:
+def encode_choices(info: TaskInfo, item: dict[str, Any], options: Options, row: str) -> Encoded:
     """Lay each choice beside the context, cut as ALBERT's reference does for RACE.
 
     The answer has ``index`` (of the chosen one, from 0), ``choice`` (its text), ``score`` (its
@@ -78,10 +76,10 @@ def prepare_choices(facts: Facts, item: dict[str, Any], options: Options, row: s
         InputError: There is no context, no choice, or no room for one of them.
     """
     choices = list(item["choices"])
-    limit = min(options.max_length or facts.max_length, facts.max_length)
+    limit = info.limit(options.max_length)
     each = [
         encode_choice(
-            facts.tokenizer,
+            info.tokenizer,
             item["context"],
             item.get("question", ""),
             choice,
@@ -93,36 +91,25 @@ def prepare_choices(facts: Facts, item: dict[str, Any], options: Options, row: s
     ]
 
     def answer(rows: list[Outputs]) -> dict[str, Any]:
-        scores = softmax(rows[0][facts.outputs[0]]).tolist()
+        scores = softmax(rows[0][info.outputs[0]]).tolist()
         best = int(np.argmax(scores))
         return {"index": best, "choice": choices[best], "score": scores[best], "scores": scores}
 
-    return Prepared(rows=[stack(each, facts.pad_id)], answer=answer)
+    return Encoded(rows=[stack(each, info.pad_id)], answer=answer)
 
 
-def _feeds(facts: Facts, item: dict[str, Any], options: Options, row: str) -> Feeds:
-    return encode(
-        facts.tokenizer,
-        item["text"],
-        item.get("text_pair"),
-        max_length=min(options.max_length or facts.max_length, facts.max_length),
-        truncate=options.truncation,
-        row=row,
-    )
-
-
-def _scores(facts: Facts, options: Options, logits: Any) -> Any:
+def _scores(info: TaskInfo, options: Options, logits: Any) -> Any:
     function = options.function_to_apply
     if function is None:
-        if facts.problem_type == "regression":
+        if info.problem_type == "regression":
             function = "none"
-        elif facts.problem_type == "multi_label_classification" or len(facts.labels) == 1:
+        elif info.problem_type == "multi_label_classification" or len(info.labels) == 1:
             function = "sigmoid"
         else:
             function = "softmax"
-    if len(logits) != len(facts.labels):
+    if len(logits) != len(info.labels):
         raise InputError(
-            f"the model has {len(logits)} outputs and the manifest {len(facts.labels)} labels; "
+            f"the model has {len(logits)} outputs and the manifest {len(info.labels)} labels; "
             "export the checkpoint again"
         )
     apply: dict[str, Callable[[Any], Any]] = {

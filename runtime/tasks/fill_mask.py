@@ -10,15 +10,14 @@ import numpy.typing as npt
 from albert_deploy.runtime.errors import InputError
 from albert_deploy.runtime.options import Options
 from albert_deploy.runtime.session import Feeds, Outputs
-from albert_deploy.runtime.tasks.head import Facts, Prepared, softmax
-from albert_deploy.runtime.tasks.tokenize import encode
+from albert_deploy.runtime.tasks.head import Encoded, TaskInfo, softmax
 
 _TOP = 5
 # Family -> what class 0 and class 1 of the second output say of the two segments.
 _ORDER = {"albert": ("in order", "swapped"), "bert": ("next", "random")}
 
 
-def prepare_masked(facts: Facts, item: dict[str, Any], options: Options, row: str) -> Prepared:
+def encode_masked(info: TaskInfo, item: dict[str, Any], options: Options, row: str) -> Encoded:
     """Tokenize one text with masks.
 
     The answer to one mask is a list of ``score``, ``token``, ``token_str`` and ``sequence``, the
@@ -28,22 +27,22 @@ def prepare_masked(facts: Facts, item: dict[str, Any], options: Options, row: st
         InputError: No mask, too long a text that may not be cut, or one that cannot be tokenized;
             a target is not in the vocabulary.
     """
-    wanted = _targets(facts, options)
-    feeds, places = _encode(facts, item, options, row)
+    wanted = _targets(info, options)
+    feeds, places = _encode(info, item, options, row)
     if not len(places):
-        raise InputError(f"{row} has no mask; write {_mask(facts)} where a word is to be found")
+        raise InputError(f"{row} has no mask; write {_mask(info)} where a word is to be found")
 
     def answer(rows: list[Outputs]) -> Any:
-        found = _fill(facts, options, wanted, feeds, places, rows[0][facts.outputs[0]])
+        found = _fill(info, options, wanted, feeds, places, rows[0][info.outputs[0]])
         return found[0] if len(found) == 1 else found
 
-    return Prepared(rows=[feeds], answer=answer, keep=lambda o, _: _at(o, facts.outputs[0], places))
+    return Encoded(rows=[feeds], answer=answer, keep=lambda o, _: _at(o, info.outputs[0], places))
 
 
-def prepare_pretraining(facts: Facts, item: dict[str, Any], options: Options, row: str) -> Prepared:
+def encode_pretraining(info: TaskInfo, item: dict[str, Any], options: Options, row: str) -> Encoded:
     """Tokenize one text, or two segments, for both heads of pretraining.
 
-    The answer has ``predictions``, for each mask a list as of ``prepare_masked``, and
+    The answer has ``predictions``, for each mask a list as of ``encode_masked``, and
     ``sentence_order`` with ``label`` (``in order`` or ``swapped``; of BERT, which was trained on
     another question, ``next`` or ``random``), its ``score``, and ``scores`` of both labels.
 
@@ -51,23 +50,23 @@ def prepare_pretraining(facts: Facts, item: dict[str, Any], options: Options, ro
         InputError: The text is too long and may not be cut, or cannot be tokenized; a target is
             not in the vocabulary.
     """
-    wanted = _targets(facts, options)
-    feeds, places = _encode(facts, item, options, row)
-    words, order = facts.outputs
+    wanted = _targets(info, options)
+    feeds, places = _encode(info, item, options, row)
+    words, order = info.outputs
 
     def answer(rows: list[Outputs]) -> dict[str, Any]:
         scores = softmax(rows[0][order]).tolist()
         best = int(np.argmax(scores))
         return {
-            "predictions": _fill(facts, options, wanted, feeds, places, rows[0][words]),
+            "predictions": _fill(info, options, wanted, feeds, places, rows[0][words]),
             "sentence_order": {
-                "label": _ORDER[facts.family][best],
+                "label": _ORDER[info.family][best],
                 "score": scores[best],
                 "scores": scores,
             },
         }
 
-    return Prepared(
+    return Encoded(
         rows=[feeds],
         answer=answer,
         keep=lambda outputs, _: _at(outputs, words, places) | {order: outputs[order].copy()},
@@ -75,18 +74,10 @@ def prepare_pretraining(facts: Facts, item: dict[str, Any], options: Options, ro
 
 
 def _encode(
-    facts: Facts, item: dict[str, Any], options: Options, row: str
+    info: TaskInfo, item: dict[str, Any], options: Options, row: str
 ) -> tuple[Feeds, npt.NDArray[np.int64]]:
-    limit = min(options.max_length or facts.max_length, facts.max_length)
-    feeds = encode(
-        facts.tokenizer,
-        item["text"],
-        item.get("text_pair"),
-        max_length=limit,
-        truncate=options.truncation,
-        row=row,
-    )
-    mask = facts.mask_id
+    feeds = info.encode(item, options, row)
+    mask = info.mask_id
     found = np.flatnonzero(feeds["input_ids"][0] == mask) if mask is not None else np.array([], int)
     return feeds, found
 
@@ -96,29 +87,29 @@ def _at(outputs: Outputs, name: str, places: npt.NDArray[np.int64]) -> Outputs:
     return {name: outputs[name][places]}
 
 
-def _mask(facts: Facts) -> str:
-    mask = facts.mask_id
+def _mask(info: TaskInfo) -> str:
+    mask = info.mask_id
     if mask is None:
         raise InputError("the tokenizer has no mask; use the one that the model was trained with")
-    return str(facts.tokenizer.id_to_token(mask))
+    return str(info.tokenizer.id_to_token(mask))
 
 
-def _targets(facts: Facts, options: Options) -> npt.NDArray[np.int64] | None:
+def _targets(info: TaskInfo, options: Options) -> npt.NDArray[np.int64] | None:
     """Return the token ids of the words that may stand for a mask; None where all may."""
     if options.targets is None:
         return None
-    return np.unique(np.array([_token_id(facts, word) for word in options.targets], np.int64))
+    return np.unique(np.array([_token_id(info, word) for word in options.targets], np.int64))
 
 
-def _token_id(facts: Facts, word: str) -> int:
+def _token_id(info: TaskInfo, word: str) -> int:
     """Return the id of an entry of the vocabulary, or of a text that is one token."""
     try:
-        if (found := facts.tokenizer.token_to_id(word)) is not None:
+        if (found := info.tokenizer.token_to_id(word)) is not None:
             return int(found)
-        encoding = facts.tokenizer.encode(word, add_special_tokens=False)
+        encoding = info.tokenizer.encode(word, add_special_tokens=False)
     except Exception as error:  # lone surrogates; an unknown piece where <unk> is not set
         raise InputError(f"cannot tokenize target {word!r}: {error}; give another") from error
-    if len(encoding.ids) == 1 and encoding.ids[0] != facts.unknown_id:
+    if len(encoding.ids) == 1 and encoding.ids[0] != info.unknown_id:
         return int(encoding.ids[0])
     pieces = " ".join(encoding.tokens) or "nothing"
     raise InputError(
@@ -128,7 +119,7 @@ def _token_id(facts: Facts, word: str) -> int:
 
 
 def _fill(
-    facts: Facts,
+    info: TaskInfo,
     options: Options,
     wanted: npt.NDArray[np.int64] | None,
     feeds: Feeds,
@@ -145,14 +136,14 @@ def _fill(
         for token in best.tolist():
             ids = feeds["input_ids"][0].copy()
             ids[place] = token
-            ids = ids[ids != facts.pad_id]
+            ids = ids[ids != info.pad_id]
             row.append(
                 {
                     "score": float(scores[token]),
                     "token": token,
-                    "token_str": facts.decode([token]),
+                    "token_str": info.decode([token]),
                     # Of several masks the others would go with the special tokens.
-                    "sequence": facts.decode(ids.tolist(), skip_special=len(places) == 1),
+                    "sequence": info.decode(ids.tolist(), skip_special=len(places) == 1),
                 }
             )
         filled.append(row)

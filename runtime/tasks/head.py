@@ -10,14 +10,16 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
+from albert_deploy.runtime.options import Options
 from albert_deploy.runtime.session import Feeds, Outputs
+from albert_deploy.runtime.tasks.tokenize import encode
 
 _MASK_TOKENS = ("[MASK]", "<mask>")
 _UNKNOWN_TOKENS = ("[UNK]", "<unk>")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Facts:
+class TaskInfo:
     """What of a deployment directory answers need, beside the model.
 
     Attributes:
@@ -51,6 +53,25 @@ class Facts:
     def unknown_id(self) -> int | None:
         """Token id of what the vocabulary does not hold; None where the tokenizer has none."""
         return self._special("unk_token", _UNKNOWN_TOKENS)
+
+    def limit(self, given: int | None) -> int:
+        """Return the most tokens of a row, where an option asks for fewer than the model takes."""
+        return min(given or self.max_length, self.max_length)
+
+    def encode(self, item: Mapping[str, Any], options: Options, row: str) -> Feeds:
+        """Return the inputs of a text or a pair, each int64 [1, sequence].
+
+        Raises:
+            InputError: It is too long and may not be cut, or cannot be tokenized.
+        """
+        return encode(
+            self.tokenizer,
+            item["text"],
+            item.get("text_pair"),
+            max_length=self.limit(options.max_length),
+            truncate=options.truncation,
+            row=row,
+        )
 
     def decode(self, ids: Sequence[int], *, skip_special: bool = False) -> str:
         """Turn token ids into text, as transformers' ``decode`` does."""
@@ -89,7 +110,7 @@ def keep_tokens(outputs: Outputs, feeds: Feeds) -> Outputs:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prepared:
+class Encoded:
     """A text that was tokenized, and how its answer is made.
 
     Attributes:

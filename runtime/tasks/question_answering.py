@@ -15,14 +15,14 @@ import numpy.typing as npt
 from albert_deploy.runtime.errors import InputError
 from albert_deploy.runtime.options import Options
 from albert_deploy.runtime.session import Outputs
-from albert_deploy.runtime.tasks.head import Facts, Prepared, keep_tokens, softmax
+from albert_deploy.runtime.tasks.head import Encoded, TaskInfo, keep_tokens, softmax
 from albert_deploy.runtime.tasks.tokenize import Window, windows
 
 _MAX_WINDOW, _MAX_STRIDE, _SPECIALS = 384, 128, 3
 _Spans = npt.NDArray[np.int64]
 
 
-def prepare_question(facts: Facts, item: dict[str, Any], options: Options, row: str) -> Prepared:
+def encode_question(info: TaskInfo, item: dict[str, Any], options: Options, row: str) -> Encoded:
     """Lay a question beside each stretch of its context.
 
     The answer has ``score`` (a probability), ``start`` and ``end`` (characters of the context)
@@ -33,14 +33,14 @@ def prepare_question(facts: Facts, item: dict[str, Any], options: Options, row: 
         InputError: Question or context is empty, or the lengths leave no room to move on.
     """
     question, context = item["question"], item["context"]
-    longest = min(options.max_seq_len or _MAX_WINDOW, facts.max_length)
+    longest = info.limit(options.max_seq_len or _MAX_WINDOW)
     stride = options.doc_stride
     if stride is None:
         stride = min(longest // 2, _MAX_STRIDE)
     # A short window keeps room to move on beside the question.
     room = longest - stride - _SPECIALS - max(longest // 8, 1)
     found = windows(
-        facts.tokenizer,
+        info.tokenizer,
         question,
         context,
         max_length=longest,
@@ -50,13 +50,13 @@ def prepare_question(facts: Facts, item: dict[str, Any], options: Options, row: 
     )
 
     def answer(rows: list[Outputs]) -> Any:
-        words = _word_offsets(facts, question, context) if options.align_to_words else None
-        best = _answers(found, rows, facts.outputs, words, options)
+        words = _word_offsets(info, question, context) if options.align_to_words else None
+        best = _answers(found, rows, info.outputs, words, options)
         if not best:
             raise InputError(f"{row} has a context without an answer of any text; give words")
         return best[0] if len(best) == 1 else best
 
-    return Prepared(rows=[window.feeds for window in found], answer=answer, keep=keep_tokens)
+    return Encoded(rows=[window.feeds for window in found], answer=answer, keep=keep_tokens)
 
 
 def _answers(
@@ -112,9 +112,9 @@ def _best(
     return list(zip(first.tolist(), last.tolist(), scores[first, last].tolist(), strict=True))
 
 
-def _word_offsets(facts: Facts, question: str, context: str) -> _Spans:
+def _word_offsets(info: TaskInfo, question: str, context: str) -> _Spans:
     """Return for each token of the context where its word begins and ends, int64 [tokens, 2]."""
-    encoding = facts.tokenizer.encode(question.lstrip(), context)
+    encoding = info.tokenizer.encode(question.lstrip(), context)
     tokens = [
         (word, offsets)
         for part, word, offsets in zip(

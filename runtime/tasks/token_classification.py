@@ -13,7 +13,7 @@ import numpy.typing as npt
 from albert_deploy.runtime.errors import InputError
 from albert_deploy.runtime.options import Options
 from albert_deploy.runtime.session import Feeds, Outputs
-from albert_deploy.runtime.tasks.head import Facts, Prepared, keep_tokens, softmax
+from albert_deploy.runtime.tasks.head import Encoded, TaskInfo, keep_tokens, softmax
 from albert_deploy.runtime.tasks.tokenize import encode
 
 _Scores = npt.NDArray[np.float64]
@@ -48,7 +48,7 @@ _OF_A_WORD: dict[str, Callable[[_Scores], _Scores]] = {
 }
 
 
-def prepare_tokens(facts: Facts, item: dict[str, Any], options: Options, row: str) -> Prepared:
+def encode_tokens(info: TaskInfo, item: dict[str, Any], options: Options, row: str) -> Encoded:
     """Tokenize one text for token classification.
 
     The answer is a list of objects. With ``aggregation_strategy="none"`` one for each token:
@@ -64,40 +64,38 @@ def prepare_tokens(facts: Facts, item: dict[str, Any], options: Options, row: st
     """
     text = item["text"]
     strategy = options.aggregation_strategy
-    limit = min(options.max_length or facts.max_length, facts.max_length)
     if options.stride is None:
-        cut = options.truncation
-        rows = [encode(facts.tokenizer, text, max_length=limit, truncate=cut, row=row)]
+        rows = [info.encode(item, options, row)]
     else:
         if strategy == "none":
             raise InputError(
                 f"stride is {options.stride} and aggregation_strategy 'none'; windows overlap, so "
                 "that only entities can be joined: use simple, first, average or max"
             )
-        rows = _windows(facts, text, limit, options.stride, row)
+        rows = _windows(info, text, info.limit(options.max_length), options.stride, row)
 
     def answer(outputs: list[Outputs]) -> list[dict[str, Any]]:
         found = []
-        places = _places(facts, text, rows, options.stride)
+        places = _places(info, text, rows, options.stride)
         for feeds, kept, one in zip(rows, places, outputs, strict=True):
-            scores = softmax(one[facts.outputs[0]])
-            pieces = _pieces(facts, text, feeds["input_ids"][0], kept, scores)
+            scores = softmax(one[info.outputs[0]])
+            pieces = _pieces(info, text, feeds["input_ids"][0], kept, scores)
             if strategy == "none":
-                entities = [_token(facts, piece) for piece in pieces]
+                entities = [_token(info, piece) for piece in pieces]
             else:
-                units = pieces if strategy == "simple" else _words(facts, pieces, strategy)
-                entities = _groups(facts, units)
+                units = pieces if strategy == "simple" else _words(info, pieces, strategy)
+                entities = _groups(info, units)
             key = "entity" if strategy == "none" else "entity_group"
             found += [entity for entity in entities if entity[key] not in options.ignore_labels]
         return _longest(found) if len(rows) > 1 else found
 
-    return Prepared(rows=rows, answer=answer, keep=keep_tokens)
+    return Encoded(rows=rows, answer=answer, keep=keep_tokens)
 
 
-def _windows(facts: Facts, text: str, limit: int, stride: int, row: str) -> list[Feeds]:
+def _windows(info: TaskInfo, text: str, limit: int, stride: int, row: str) -> list[Feeds]:
     """Cut a text into rows that share ``stride`` tokens with their neighbours."""
-    whole = encode(facts.tokenizer, text, max_length=sys.maxsize, row=row)
-    special = _special(facts.tokenizer.encode(text))
+    whole = encode(info.tokenizer, text, max_length=sys.maxsize, row=row)
+    special = _special(info.tokenizer.encode(text))
     room = limit - int(special.sum())
     if room < 1 or stride >= room:
         raise InputError(
@@ -110,10 +108,10 @@ def _windows(facts: Facts, text: str, limit: int, stride: int, row: str) -> list
 
 
 def _places(
-    facts: Facts, text: str, rows: Sequence[Feeds], stride: int | None
+    info: TaskInfo, text: str, rows: Sequence[Feeds], stride: int | None
 ) -> list[list[tuple[int, tuple[int, int]]]]:
     """Return for each row the positions of the text's tokens in it, with their characters."""
-    encoding = facts.tokenizer.encode(text)
+    encoding = info.tokenizer.encode(text)
     special, offsets = _special(encoding), encoding.offsets
     # Rows are as wide as fits, but for the last; a cut text has but one and lost its end.
     room = rows[0]["input_ids"].shape[1] - int(special.sum())
@@ -150,19 +148,19 @@ def _window(special: npt.NDArray[np.bool_], first: int, room: int) -> npt.NDArra
 
 
 def _pieces(
-    facts: Facts,
+    info: TaskInfo,
     text: str,
     ids: npt.NDArray[np.int64],
     places: Sequence[tuple[int, tuple[int, int]]],
     scores: _Scores,
 ) -> list[_Piece]:
     # Vocabularies with a prefix tell what goes on; of others a space before a piece tells it.
-    prefixed = bool(getattr(facts.tokenizer.model, "continuing_subword_prefix", None))
+    prefixed = bool(getattr(info.tokenizer.model, "continuing_subword_prefix", None))
     found = []
     for place, (start, end) in places:
         token = int(ids[place])
-        word, written = str(facts.tokenizer.id_to_token(token)), text[start:end]
-        if token == facts.unknown_id:
+        word, written = str(info.tokenizer.id_to_token(token)), text[start:end]
+        if token == info.unknown_id:
             word, goes_on = written, False
         elif prefixed:
             goes_on = len(word) != len(written)
@@ -176,13 +174,13 @@ def _pieces(
     return found
 
 
-def _label(facts: Facts, piece: _Piece) -> tuple[str, float]:
+def _label(info: TaskInfo, piece: _Piece) -> tuple[str, float]:
     best = int(piece.scores.argmax())
-    return facts.labels[best], float(piece.scores[best])
+    return info.labels[best], float(piece.scores[best])
 
 
-def _token(facts: Facts, piece: _Piece) -> dict[str, Any]:
-    label, score = _label(facts, piece)
+def _token(info: TaskInfo, piece: _Piece) -> dict[str, Any]:
+    label, score = _label(info, piece)
     return {
         "entity": label,
         "score": score,
@@ -193,7 +191,7 @@ def _token(facts: Facts, piece: _Piece) -> dict[str, Any]:
     }
 
 
-def _words(facts: Facts, pieces: list[_Piece], strategy: str) -> list[_Piece]:
+def _words(info: TaskInfo, pieces: list[_Piece], strategy: str) -> list[_Piece]:
     """Join the pieces of each word to one."""
     words: list[list[_Piece]] = []
     for piece in pieces:
@@ -205,18 +203,18 @@ def _words(facts: Facts, pieces: list[_Piece], strategy: str) -> list[_Piece]:
         replace(
             word[0],
             scores=_OF_A_WORD[strategy](np.stack([piece.scores for piece in word])),
-            word=facts.join([piece.word for piece in word]),
+            word=info.join([piece.word for piece in word]),
             end=word[-1].end,
         )
         for word in words
     ]
 
 
-def _groups(facts: Facts, units: list[_Piece]) -> list[dict[str, Any]]:
+def _groups(info: TaskInfo, units: list[_Piece]) -> list[dict[str, Any]]:
     """Join neighbours of the same kind to entities."""
     groups: list[list[tuple[str, float, _Piece]]] = []
     for piece in units:
-        label, score = _label(facts, piece)
+        label, score = _label(info, piece)
         begins, kind = _split(label)
         if groups and not begins and kind == _split(groups[-1][-1][0])[1]:
             groups[-1].append((label, score, piece))
@@ -226,7 +224,7 @@ def _groups(facts: Facts, units: list[_Piece]) -> list[dict[str, Any]]:
         {
             "entity_group": group[0][0].split("-", 1)[-1],
             "score": float(np.mean([score for _, score, _ in group])),
-            "word": facts.join([piece.word for _, _, piece in group]),
+            "word": info.join([piece.word for _, _, piece in group]),
             "start": group[0][2].start,
             "end": group[-1][2].end,
         }

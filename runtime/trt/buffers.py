@@ -50,11 +50,11 @@ def call(cuda: Any, name: str, *args: Any) -> Any:
     error, *values = getattr(cuda, name)(*args)
     if int(error) != 0:
         text = cuda.cudaGetErrorString(error)[1]
-        told = text.decode() if isinstance(text, bytes) else str(text)
+        reason = text.decode() if isinstance(text, bytes) else str(text)
         remedy = "close other sessions or take a GPU with more memory"
         if int(error) != int(cuda.cudaError_t.cudaErrorMemoryAllocation):
             remedy = "open the session again, and look at nvidia-smi and the driver's log"
-        raise MachineError(f"CUDA failed in {name}: {told} (error {int(error)}); {remedy}")
+        raise MachineError(f"CUDA failed in {name}: {reason} (error {int(error)}); {remedy}")
     return values[0] if values else None
 
 

@@ -1,4 +1,4 @@
-"""One lane of an engine: an execution context with its stream, its memory and its graph."""
+"""An execution context of an engine, with its stream, its memory and its graph."""
 
 from __future__ import annotations
 
@@ -11,14 +11,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from albert_deploy.runtime.errors import ContractError, InputError, MachineError
+from albert_deploy.runtime.errors import ContractError, MachineError, check_known
 from albert_deploy.runtime.trt.buffers import ALIGNMENT, Block, Graph, Stream, capture
 from albert_deploy.runtime.trt.log import LogLine, collecting
-from albert_deploy.runtime.trt.profiles import (
-    POLICIES,
-    Shape,
-    written,
-)
+from albert_deploy.runtime.trt.profiles import POLICIES, Shape, written
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,9 +44,7 @@ class TrtConfig:
     eager_kernels: bool = False
 
     def __post_init__(self) -> None:
-        """Check the policy."""
-        if self.policy not in POLICIES:
-            raise InputError(f"unknown policy {self.policy!r}; use one of: {', '.join(POLICIES)}")
+        check_known(self.policy, POLICIES, "policy")
 
 
 _BAD = ("ERROR", "INTERNAL_ERROR")
@@ -58,7 +52,7 @@ _BAD = ("ERROR", "INTERNAL_ERROR")
 
 @dataclass(frozen=True, kw_only=True)
 class Loaded:
-    """An engine in the memory of a GPU, and what its lanes share.
+    """An engine in the memory of a GPU, and what its contexts share.
 
     Attributes:
         cuda: Result of ``device_buffers.load_cuda``.
@@ -94,7 +88,7 @@ class _Place:
     dtype: npt.DTypeLike
 
 
-class Lane:
+class Context:
     """Runs one profile of an engine, one run at a time.
 
     Inputs lie side by side in one block and outputs in another, so that a run copies once in
@@ -104,7 +98,7 @@ class Lane:
         loaded: The engine.
         profile: Index of the profile.
         graphs: Capture a graph in the second run of a shape: what the first one does, such as
-            compiling kernels, cannot be captured. Such a lane should meet a single shape.
+            compiling kernels, cannot be captured. Such a context should meet a single shape.
         timed: Measure the time on the GPU.
     """
 
@@ -124,11 +118,11 @@ class Lane:
         self._blocks = (Block(loaded.cuda), Block(loaded.cuda))
         try:
             with collecting() as lines:
-                self._context = _context(loaded)
+                self._context = _execution_context(loaded)
                 if self._context is None:
-                    raise MachineError(f"TensorRT makes no execution context: {told(lines)}")
+                    raise MachineError(f"TensorRT makes no execution context: {errors_in(lines)}")
                 if not self._context.set_optimization_profile_async(profile, self._handle):
-                    raise MachineError(f"TensorRT refuses profile {profile}: {told(lines)}")
+                    raise MachineError(f"TensorRT refuses profile {profile}: {errors_in(lines)}")
             self._stream.wait()
         except MachineError:
             self.close()
@@ -201,7 +195,7 @@ class Lane:
     def _enqueue(self) -> None:
         with collecting() as lines:
             if not self._context.execute_async_v3(self._handle):
-                raise MachineError(f"TensorRT failed to run: {told(lines)}")
+                raise MachineError(f"TensorRT failed to run: {errors_in(lines)}")
 
     def _bind(self, shape: Shape) -> None:
         """Tell the context a shape, and where inputs and outputs lie."""
@@ -215,7 +209,7 @@ class Lane:
             for name in loaded.inputs:
                 if not context.set_input_shape(name, shape):
                     raise MachineError(
-                        f"TensorRT refuses {name} of {written(shape)}: {told(lines)}"
+                        f"TensorRT refuses {name} of {written(shape)}: {errors_in(lines)}"
                     )
             if missing := context.infer_shapes():
                 raise ContractError(f"the engine leaves the shape of {', '.join(missing)} open")
@@ -229,18 +223,18 @@ class Lane:
                 for place in places:
                     if not context.set_tensor_address(place.name, block.device + place.offset):
                         raise MachineError(
-                            f"TensorRT refuses the address of {place.name}: {told(lines)}"
+                            f"TensorRT refuses the address of {place.name}: {errors_in(lines)}"
                         )
         self._shape = shape
 
 
-def told(lines: Sequence[LogLine]) -> str:
+def errors_in(lines: Sequence[LogLine]) -> str:
     """Return the errors of a piece of TensorRT's log, the first of which is the cause."""
     bad = [line.text.strip() for line in lines if line.severity in _BAD]
     return "; ".join(bad[:3]) or "its log does not say why"
 
 
-def _context(loaded: Loaded) -> Any:
+def _execution_context(loaded: Loaded) -> Any:
     engine, strategies = loaded.engine, loaded.module.ExecutionContextAllocationStrategy
     strategy = strategies.STATIC if loaded.scratch is None else strategies.USER_MANAGED
     if loaded.config is None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import re
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +41,7 @@ class Gpu:
 
     def to_json(self) -> dict[str, Any]:
         """Return the form that reports hold."""
-        return {
-            "index": self.index,
-            "name": self.name,
-            "capability": list(self.capability),
-            "total_bytes": self.total_bytes,
-        }
+        return asdict(self) | {"capability": list(self.capability)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,16 +145,16 @@ def _devices(runtime: Any, driver: str | None) -> Probe:
         return Probe(why=_NONE_SHOWN, driver=driver, cuda=cuda)
     gpus = []
     for index in range(count):
-        error, told = runtime.cudaGetDeviceProperties(index)
+        error, reason = runtime.cudaGetDeviceProperties(index)
         if int(error) != 0:
             return Probe(why=_refusal(runtime, error, cuda), driver=driver, cuda=cuda)
-        name = told.name.decode() if isinstance(told.name, bytes) else str(told.name)
+        name = reason.name.decode() if isinstance(reason.name, bytes) else str(reason.name)
         gpus.append(
             Gpu(
                 index=index,
                 name=name.rstrip("\0"),
-                capability=(int(told.major), int(told.minor)),
-                total_bytes=int(told.totalGlobalMem),
+                capability=(int(reason.major), int(reason.minor)),
+                total_bytes=int(reason.totalGlobalMem),
             )
         )
     return Probe(devices=tuple(gpus), driver=driver, cuda=cuda)
@@ -183,8 +178,8 @@ def _refusal(runtime: Any, error: Any, cuda: tuple[int, int] | None) -> str:
             f"or later, or run: pip install 'cuda-bindings<{wanted}'"
         )
     text = runtime.cudaGetErrorString(error)[1]
-    told = text.decode() if isinstance(text, bytes) else str(text)
-    return f"CUDA does not start: {told} (error {int(error)}); look at nvidia-smi"
+    reason = text.decode() if isinstance(text, bytes) else str(text)
+    return f"CUDA does not start: {reason} (error {int(error)}); look at nvidia-smi"
 
 
 def _driver_version() -> str | None:

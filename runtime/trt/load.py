@@ -1,4 +1,4 @@
-"""Load a checked plan: from its bytes to an engine that lanes can run."""
+"""Load a checked plan: from its bytes to an engine that contexts can run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from albert_deploy.runtime.errors import ContractError, MachineError
 from albert_deploy.runtime.manifest import sha256_of
 from albert_deploy.runtime.trt.buffers import Block, call, load_cuda
-from albert_deploy.runtime.trt.context import Loaded, told
+from albert_deploy.runtime.trt.context import Loaded, errors_in
 from albert_deploy.runtime.trt.flavours import Flavour, load_flavour
 from albert_deploy.runtime.trt.log import collecting, logger
 from albert_deploy.runtime.trt.record import PlanRecord
@@ -45,7 +45,7 @@ def load(directory: Path, record: PlanRecord, config: TrtConfig) -> Loaded:
             runtime.engine_host_code_allowed = True
         engine = runtime.deserialize_cuda_engine(plan)
         if engine is None:
-            raise ContractError(f"{flavour.label} refuses {path}: {told(lines)}")
+            raise ContractError(f"{flavour.label} refuses {path}: {errors_in(lines)}")
         if record.stripped:
             _refit(flavour, engine, directory, record)
     _check_tensors(flavour.module, engine, record)
@@ -123,7 +123,9 @@ def _refit(flavour: Flavour, engine: Any, directory: Path, record: PlanRecord) -
         refitter = flavour.module.Refitter(engine, logger(flavour))
         parser = flavour.module.OnnxParserRefitter(refitter, logger(flavour))
         if not (parser.refit_from_file(str(path)) and refitter.refit_cuda_engine()):
-            raise ContractError(f"the weights of {path} do not fit {record.file}: {told(lines)}")
+            raise ContractError(
+                f"the weights of {path} do not fit {record.file}: {errors_in(lines)}"
+            )
 
 
 def _check_tensors(module: Any, engine: Any, record: PlanRecord) -> None:
@@ -146,8 +148,8 @@ def _check_tensors(module: Any, engine: Any, record: PlanRecord) -> None:
         [tuple(shape) for shape in engine.get_tensor_profile_shape(first, index)]
         for index in range(engine.num_optimization_profiles)
     ]
-    told_by_record = [[p.minimum, p.optimum, p.maximum] for p in record.profiles]
-    if profiles != told_by_record:
+    recorded = [[p.minimum, p.optimum, p.maximum] for p in record.profiles]
+    if profiles != recorded:
         raise ContractError(
-            f"{record.file} takes the shapes {profiles}, its record says {told_by_record}"
+            f"{record.file} takes the shapes {profiles}, its record says {recorded}"
         )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import importlib.util
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from albert_deploy.runtime.errors import MachineError
+from albert_deploy.runtime.manifest import package_version
 from albert_deploy.runtime.trt import gpu
 from albert_deploy.runtime.trt.gpu import LEAST_DRIVERS, Gpu, Probe
 
@@ -24,7 +24,7 @@ _AMPERE = (8, 0)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Here:
+class Machine:
     """What a plan may find on this machine.
 
     Attributes:
@@ -48,7 +48,7 @@ class Here:
         return devices[self.index] if self.index < len(devices) else None
 
 
-def look(index: int = 0, *, memory: bool = True) -> Here:
+def this_machine(index: int = 0, *, memory: bool = True) -> Machine:
     """Look at this machine; neither TensorRT is loaded.
 
     Args:
@@ -57,7 +57,7 @@ def look(index: int = 0, *, memory: bool = True) -> Here:
     """
     found = gpu.probe()
     there = index < len(found.devices)
-    return Here(
+    return Machine(
         found=found,
         index=index,
         flavours=installed_flavours(),
@@ -72,19 +72,22 @@ def installed_flavours() -> dict[str, str]:
     for module, package in _PACKAGES.items():
         if importlib.util.find_spec(module) is None:
             continue
-        versions = (_version(f"{package}{suffix}") for suffix in _SUFFIXES)
+        versions = (package_version(f"{package}{suffix}") for suffix in _SUFFIXES)
         found[module] = next((version for version in versions if version), "of unknown version")
     return found
 
 
-def machine_problems(record: PlanRecord, here: Here) -> Iterator[MachineError]:
+def machine_problems(record: PlanRecord, machine: Machine) -> Iterator[MachineError]:
     """Yield what keeps a plan from running here, what to do about it included."""
-    yield from _flavour_problems(record, here)
-    if here.gpu is None:
-        why = here.found.why or f"there is no GPU {here.index}; there are {len(here.found.devices)}"
+    yield from _flavour_problems(record, machine)
+    if machine.gpu is None:
+        why = (
+            machine.found.why
+            or f"there is no GPU {machine.index}; there are {len(machine.found.devices)}"
+        )
         yield MachineError(f"the engine {record.name} needs a GPU: {why}")
         return
-    yield from _gpu_problems(record, here, here.gpu)
+    yield from _gpu_problems(record, machine, machine.gpu)
 
 
 def version_problem(record: PlanRecord, installed: str) -> str | None:
@@ -95,16 +98,16 @@ def version_problem(record: PlanRecord, installed: str) -> str | None:
     """
     if installed == record.version:
         return None
-    told = f"was built with {record.flavour} {record.version}, {installed} is installed"
+    differs = f"was built with {record.flavour} {record.version}, {installed} is installed"
     if not record.version_compatible or record.flavour != "tensorrt":
-        return told
+        return differs
     built, now = _numbers(record.version), _numbers(installed)
     if now >= built and (now[:1] == built[:1] or (built[:1], now[:1]) == ((10,), (11,))):
         return None
-    return f"{told}, and is compatible only with later ones of the same major version"
+    return f"{differs}, and is compatible only with later ones of the same major version"
 
 
-def _flavour_problems(record: PlanRecord, here: Here) -> Iterator[MachineError]:
+def _flavour_problems(record: PlanRecord, machine: Machine) -> Iterator[MachineError]:
     package = _PACKAGES.get(record.flavour)
     if package is None:
         yield MachineError(
@@ -113,7 +116,7 @@ def _flavour_problems(record: PlanRecord, here: Here) -> Iterator[MachineError]:
         )
         return
     pin = f"pip install '{package}=={record.version}'"
-    installed = here.flavours.get(record.flavour)
+    installed = machine.flavours.get(record.flavour)
     if installed is None:
         yield MachineError(
             f"the engine {record.name} needs {record.flavour} {record.version}, which is not "
@@ -123,7 +126,7 @@ def _flavour_problems(record: PlanRecord, here: Here) -> Iterator[MachineError]:
         yield MachineError(f"the engine {record.name} {why}; run: {pin}, or build the engine again")
 
 
-def _gpu_problems(record: PlanRecord, here: Here, device: Gpu) -> Iterator[MachineError]:
+def _gpu_problems(record: PlanRecord, machine: Machine, device: Gpu) -> Iterator[MachineError]:
     compatible = record.hardware_compatible and min(record.capability, device.capability) >= _AMPERE
     if record.capability != device.capability and not compatible:
         sm = "sm{}{}".format(*device.capability)
@@ -132,14 +135,14 @@ def _gpu_problems(record: PlanRecord, here: Here, device: Gpu) -> Iterator[Machi
             f"{_dotted(record.capability)}, {device.name} has {_dotted(device.capability)}; run: "
             f"albert-deploy build DIR --target {sm} --variants {record.variant}"
         )
-    wanted, has = here.cuda.get(record.flavour), here.found.cuda
+    wanted, has = machine.cuda.get(record.flavour), machine.found.cuda
     if wanted is not None and has is not None and has[0] < wanted:
-        driver = here.found.driver or "of this machine"
+        driver = machine.found.driver or "of this machine"
         yield MachineError(
             f"the driver {driver} runs CUDA {_dotted(has)}, {record.flavour} here wants CUDA "
             f"{wanted}; update the driver to {LEAST_DRIVERS[wanted]} or later"
         )
-    free = device.total_bytes if here.free_bytes is None else here.free_bytes
+    free = device.total_bytes if machine.free_bytes is None else machine.free_bytes
     if record.memory_bytes > free and not record.weight_streaming:
         yield MachineError(
             f"the engine {record.name} needs {record.memory_bytes / 2**20:,.0f} MiB of GPU memory, "
@@ -151,16 +154,11 @@ def _gpu_problems(record: PlanRecord, here: Here, device: Gpu) -> Iterator[Machi
 def _cuda_of(flavour: str) -> int | None:
     package = _PACKAGES[flavour]
     for major in _CUDA_MAJORS:
-        if _version(f"{package}-cu{major}") or _version(f"{package}-cu{major}-bindings"):
+        if package_version(f"{package}-cu{major}") or package_version(
+            f"{package}-cu{major}-bindings"
+        ):
             return major
     return None
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def _numbers(version: str) -> tuple[int, ...]:

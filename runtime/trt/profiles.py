@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from albert_deploy.runtime.contract import BATCH, CHOICES, SEQUENCE
-from albert_deploy.runtime.errors import InputError
+from albert_deploy.runtime.errors import InputError, check_known
 from albert_deploy.runtime.session import Feeds
 
 Shape = tuple[int, ...]
@@ -44,7 +44,6 @@ class Profile:
     maximum: Shape
 
     def __post_init__(self) -> None:
-        """Check the shapes."""
         shapes = (self.minimum, self.optimum, self.maximum)
         if len(self.minimum) not in AXES or len({len(shape) for shape in shapes}) > 1:
             raise InputError(
@@ -69,14 +68,6 @@ class Profile:
             least <= size <= most
             for least, size, most in zip(self.minimum, shape, self.maximum, strict=True)
         )
-
-    def bucketed(self, shape: Shape) -> Shape:
-        """Return a shape that fits with its sequence as long as the optimum's, if it is shorter.
-
-        Where every shape costs something of its own, such as a captured graph, this leaves one
-        length for each profile; rows that are longer than the optimum keep theirs.
-        """
-        return (*shape[:-1], max(shape[-1], self.optimum[-1]))
 
     def to_json(self) -> dict[str, list[int]]:
         """Return the form that records hold."""
@@ -191,8 +182,7 @@ def plan_runs(profiles: Sequence[Profile], shape: Shape, policy: str = "error") 
     Raises:
         InputError: Unknown policy, or the policy finds no way; the message names the limits.
     """
-    if policy not in POLICIES:
-        raise InputError(f"unknown policy {policy!r}; use one of: {', '.join(POLICIES)}")
+    check_known(policy, POLICIES, "policy")
     whole = choose_profile(profiles, shape)
     if whole is not None:
         return (Run(profile=whole, start=0, stop=shape[0], shape=shape),)

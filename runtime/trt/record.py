@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,12 +10,13 @@ from typing import Any
 
 from albert_deploy.runtime.contract import TASKS, VARIANTS, TensorSpec
 from albert_deploy.runtime.errors import InputError
+from albert_deploy.runtime.manifest import read_json
 from albert_deploy.runtime.trt.profiles import Profile
 
 FOLDER = "engines"
 FORMAT = 1
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
-_AGAIN = "build it again: albert-deploy build DIR"
+REBUILD = "build it again: albert-deploy build DIR"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,23 +84,17 @@ def read_record(directory: Path, name: str) -> PlanRecord:
     if _NAME.fullmatch(name) is None:
         raise InputError(f"got the engine {name!r}; wanted a name such as sm89-fp16")
     path = directory / record_file(name)
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(
-            f"{path} is missing: a plan without its record cannot be checked; {_AGAIN}"
-        ) from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"cannot read {path}: {error}; {_AGAIN}") from error
+    missing = f"{path} is missing: a plan without its record cannot be checked; {REBUILD}"
+    value = read_json(path, REBUILD, missing=missing)
     got = value.get("format") if isinstance(value, dict) else None
     if got != FORMAT:
-        raise InputError(f"{path} has format {got}, this version reads {FORMAT}; {_AGAIN}")
+        raise InputError(f"{path} has format {got}, this version reads {FORMAT}; {REBUILD}")
     try:
         record = _parsed(name, value)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"{path} is no engine record ({error!r}); {_AGAIN}") from error
+        raise InputError(f"{path} is no engine record ({error!r}); {REBUILD}") from error
     if record.file != f"{FOLDER}/{name}.plan":
-        raise InputError(f"{path} belongs to {record.file}, not to {name}; {_AGAIN}")
+        raise InputError(f"{path} belongs to {record.file}, not to {name}; {REBUILD}")
     return record
 
 
@@ -130,14 +124,8 @@ def _parsed(name: str, value: Mapping[str, Any]) -> PlanRecord:
         stripped=bool(value.get("stripped")),
         weight_streaming=bool(settings.get("weight_streaming")),
         built_on=(value.get("built_on") or {}).get("gpu"),
-        inputs=_specs(value["inputs"]),
-        outputs=_specs(value["outputs"]),
+        inputs=tuple(map(TensorSpec.from_json, value["inputs"])),
+        outputs=tuple(map(TensorSpec.from_json, value["outputs"])),
         profiles=tuple(Profile.from_json(one) for one in value["profiles"]),
         memory_bytes=int(value.get("weights_bytes") or value["bytes"]) + int(working),
-    )
-
-
-def _specs(values: Any) -> tuple[TensorSpec, ...]:
-    return tuple(
-        TensorSpec(name=one["name"], dtype=one["dtype"], axes=tuple(one["axes"])) for one in values
     )

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,10 +15,10 @@ import numpy.typing as npt
 from albert_deploy.runtime.contract import VARIANTS
 from albert_deploy.runtime.errors import InputError, MachineError
 from albert_deploy.runtime.manifest import read_manifest, writing
-from albert_deploy.runtime.session import Feeds, check_feeds
-from albert_deploy.runtime.trt.context import Lane, Loaded, TrtConfig
+from albert_deploy.runtime.session import Feeds, Session, check_feeds
+from albert_deploy.runtime.trt.context import Context, Loaded, TrtConfig
 from albert_deploy.runtime.trt.load import load, runtime_cache_file
-from albert_deploy.runtime.trt.machine import look
+from albert_deploy.runtime.trt.machine import Machine, this_machine
 from albert_deploy.runtime.trt.plans import check_plan, find_plan
 from albert_deploy.runtime.trt.profiles import Run, joined_outputs, padded_rows, plan_runs
 from albert_deploy.runtime.trt.record import PlanRecord
@@ -44,7 +44,7 @@ class _Guard:
                 )
 
 
-class TrtSession:
+class TrtSession(Session):
     """An engine on a GPU; ``run`` may be called from several threads, which take turns.
 
     Each profile has an execution context and a stream of its own, made when it is first needed;
@@ -64,7 +64,7 @@ class TrtSession:
         self._config = config
         self._guard = guard or _Guard()
         self._lock = threading.Lock()
-        self._lanes: OrderedDict[tuple[int, ...], Lane] = OrderedDict()
+        self._contexts: OrderedDict[tuple[int, ...], Context] = OrderedDict()
         self._ranks = {spec.name: len(spec.axes) for spec in record.inputs}
         self._axes = {spec.name: spec.axes for spec in record.outputs}
         # TensorRT for RTX captures graphs itself, and knows when its kernels are ready for it.
@@ -76,7 +76,7 @@ class TrtSession:
     @property
     def graphs(self) -> int:
         """Return how many graphs are held; those that TensorRT for RTX captures do not count."""
-        return sum(lane.captured for lane in self._lanes.values())
+        return sum(context.captured for context in self._contexts.values())
 
     def run(self, feeds: Feeds) -> dict[str, npt.NDArray[np.float32]]:
         """See ``Session.run``.
@@ -98,7 +98,7 @@ class TrtSession:
             parts, spent_ms = [], 0.0
             for run in runs:
                 given = padded_rows(feeds, run, self._guard.pad_id)
-                outputs, took_ms = self._lane(self._loaded, run).run(given, run.shape)
+                outputs, took_ms = self._context_for(self._loaded, run).run(given, run.shape)
                 parts.append(outputs)
                 spent_ms += took_ms
             self.device_ms = spent_ms
@@ -113,30 +113,24 @@ class TrtSession:
             try:
                 self._keep_cache(loaded)
             finally:
-                for lane in self._lanes.values():
-                    lane.close()
-                self._lanes.clear()
+                for context in self._contexts.values():
+                    context.close()
+                self._contexts.clear()
                 if loaded.scratch is not None:
                     loaded.scratch.close()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def _lane(self, loaded: Loaded, run: Run) -> Lane:
+    def _context_for(self, loaded: Loaded, run: Run) -> Context:
         graphs = self._config.cuda_graphs and not self._native
         # A context that has met another shape since may not run what was captured before.
         key = (run.profile, *run.shape) if graphs else (run.profile,)
-        lane = self._lanes.get(key)
-        if lane is None:
-            if graphs and len(self._lanes) >= MOST_GRAPHS:
-                self._lanes.popitem(last=False)[1].close()
-            lane = Lane(loaded, run.profile, graphs=graphs, timed=self._config.timed)
-            self._lanes[key] = lane
-        self._lanes.move_to_end(key)
-        return lane
+        context = self._contexts.get(key)
+        if context is None:
+            if graphs and len(self._contexts) >= MOST_GRAPHS:
+                self._contexts.popitem(last=False)[1].close()
+            context = Context(loaded, run.profile, graphs=graphs, timed=self._config.timed)
+            self._contexts[key] = context
+        self._contexts.move_to_end(key)
+        return context
 
     def _keep_cache(self, loaded: Loaded) -> None:
         if loaded.cache is None or self._config.cache is None:
@@ -166,16 +160,16 @@ def open_trt(
         MachineError: This machine cannot run it: TensorRT, GPU, driver or memory.
     """
     config = config or TrtConfig()
-    here = look(config.device)
+    machine = this_machine(config.device)
     if name in VARIANTS:
-        name = _engine_of(directory, name, config.device)
-    record = check_plan(directory, name, here=here, trust=trust)
+        name = _engine_of(directory, name, machine)
+    record = check_plan(directory, name, machine=machine, trust=trust)
     guard = _Guard() if trust else _guard(read_manifest(directory))
     return TrtSession(load(directory, record, config), record, config, guard)
 
 
-def _engine_of(directory: Path, variant: str, device: int) -> str:
-    found, reasons = find_plan(directory, read_manifest(directory), variant, look(device))
+def _engine_of(directory: Path, variant: str, machine: Machine) -> str:
+    found, reasons = find_plan(directory, read_manifest(directory), variant, machine)
     if found is not None:
         return found
     if reasons:

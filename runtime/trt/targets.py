@@ -6,7 +6,6 @@ of TensorRT's support matrix. TensorRT for RTX serves what its ``ComputeCapabili
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 from albert_deploy.runtime.contract import variant_named
@@ -199,15 +198,3 @@ def can_run(target: Target, variant: str) -> str | None:
 def variants_for_engines() -> tuple[str, ...]:
     """Return the variants that TensorRT reads."""
     return tuple(_NEEDS)
-
-
-def capability_named(text: str) -> tuple[int, int]:
-    """Read ``sm89`` or ``SM120`` as (8, 9) or (12, 0).
-
-    Raises:
-        InputError: The text is no such name.
-    """
-    found = re.fullmatch(r"sm(\d+)(\d)", text.lower())
-    if found is None:
-        raise InputError(f"got {text!r}, wanted the name of a compute capability, such as sm89")
-    return int(found[1]), int(found[2])

@@ -91,11 +91,6 @@ def extract_archive(archive: Path, out: Path, limits: Limits = Limits()) -> None
     Nothing is written before the archive's own digest, the list of its files, their number and
     their sizes were found good, and each file is compared with the list while it is written.
 
-    Args:
-        archive: The file.
-        out: Existing, empty folder.
-        limits: What it may unpack to.
-
     Raises:
         InputError: It is no archive of a bundle, or cannot be read.
         ContractError: It was changed, or holds a link, a device, a path that leads elsewhere, or

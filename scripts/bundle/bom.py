@@ -59,8 +59,8 @@ def bom(
         ],
     }
     # No number at random: it is made from all that is told here.
-    told = hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-    value["serialNumber"] = f"urn:uuid:{uuid.uuid5(uuid.NAMESPACE_OID, told)}"
+    digest = hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+    value["serialNumber"] = f"urn:uuid:{uuid.uuid5(uuid.NAMESPACE_OID, digest)}"
     return value
 
 
@@ -100,8 +100,8 @@ def _model(
     }
     if licence:
         spdx = LICENCES.get(licence.lower())
-        told = {"id": spdx} if spdx else {"name": licence}
-        component["licenses"] = [{"license": told | {"acknowledgement": "declared"}}]
+        named = {"id": spdx} if spdx else {"name": licence}
+        component["licenses"] = [{"license": named | {"acknowledgement": "declared"}}]
     return component
 
 
@@ -148,11 +148,11 @@ def _metrics(report: Mapping[str, Any] | None) -> list[dict[str, Any]]:
         for metric, scores in (entry.get("metrics") or {}).items():
             if scores.get("variant") is None:
                 continue
-            told = {"type": metric, "value": str(scores["variant"]), "slice": on}
+            one = {"type": metric, "value": str(scores["variant"]), "slice": on}
             if low_high := scores.get("variant_interval"):
                 low, high = map(str, low_high)
-                told |= {"confidenceInterval": {"lowerBound": low, "upperBound": high}}
-            found.append(told)
+                one |= {"confidenceInterval": {"lowerBound": low, "upperBound": high}}
+            found.append(one)
     return found
 
 
@@ -206,25 +206,25 @@ def _file(
     name: str,
     record: Mapping[str, Any],
 ) -> dict[str, Any]:
-    told: dict[str, object] = {"bytes": record["bytes"]}
+    properties: dict[str, object] = {"bytes": record["bytes"]}
     for variant, entry in manifest["variants"].items():
         if name == VARIANTS[variant].file:
             scheme = (entry.get("made_from") or {}).get("scheme")
             judged = ((report or {}).get("variants") or {}).get(variant) or {}
-            told |= {
+            properties |= {
                 "variant": variant,
                 "quantization": None if scheme is None else json.dumps(scheme, sort_keys=True),
                 "verdict": judged.get("verdict", "not validated"),
             }
     for engine, entry in manifest.get("engines", {}).items():
         if name == entry.get("file"):
-            told |= {"engine": engine, "built_by": f"{entry['flavour']} {entry['version']}"}
+            properties |= {"engine": engine, "built_by": f"{entry['flavour']} {entry['version']}"}
     return {
         "type": "file",
         "bom-ref": f"file:{name}",
         "name": name,
         "hashes": _hashes(record["sha256"]),
-        "properties": _properties(**told),
+        "properties": _properties(**properties),
     }
 
 

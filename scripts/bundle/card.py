@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from albert_deploy.runtime.contract import VARIANTS
+from albert_deploy.runtime.manifest import external_data
 from albert_deploy.validation.gate.verdicts import PASS, reason
 from albert_deploy.validation.report import wording
 from albert_deploy.validation.report.markdown import escaped, markdown, table
@@ -56,7 +57,7 @@ LICENCES = {
     "mit": "MIT",
 }
 UNSTATED = "not stated"
-_CLASSES_TOLD = 20
+_CLASSES_LISTED = 20
 
 
 def model_name(manifest: Mapping[str, Any]) -> str:
@@ -223,9 +224,9 @@ def _classes(manifest: Mapping[str, Any]) -> list[str]:
     labels = manifest["contract"].get("labels") or []
     if not labels or "classification" not in manifest["task"]:
         return []
-    told = ", ".join(escaped(label) for label in labels[:_CLASSES_TOLD])
-    more = f" and {len(labels) - _CLASSES_TOLD} more" if len(labels) > _CLASSES_TOLD else ""
-    return [f"Classes: {told}{more}.", ""]
+    named = ", ".join(escaped(label) for label in labels[:_CLASSES_LISTED])
+    more = f" and {len(labels) - _CLASSES_LISTED} more" if len(labels) > _CLASSES_LISTED else ""
+    return [f"Classes: {named}{more}.", ""]
 
 
 def _front_matter(
@@ -268,7 +269,7 @@ def _results(task: str, report: Mapping[str, Any] | None) -> list[dict[str, Any]
 
 def _holds(name: str) -> str:
     for variant, row in VARIANTS.items():
-        if name in (row.file, f"{row.file}_data"):
+        if name in (row.file, external_data(row.file)):
             return variant + (", weights" if name.endswith("_data") else "")
     return ""
 

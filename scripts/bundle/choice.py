@@ -97,13 +97,13 @@ def passing_report(
     if not passed and not allow_failed:
         from albert_deploy.validation.gate.gate import raise_for_verdict
 
-        told = f"{directory} did not pass its validation ({report['verdict']})"
+        failed = f"{directory} did not pass its validation ({report['verdict']})"
         try:
             raise_for_verdict(report)
         except AlbertDeployError as error:
             kind = type(error) if type(error) is not AlbertDeployError else ContractError
-            raise kind(f"{told}: {error}; see {place}, {allow}") from error
-        raise ContractError(f"{told}; see {place}, {allow}")
+            raise kind(f"{failed}: {error}; see {place}, {allow}") from error
+        raise ContractError(f"{failed}; see {place}, {allow}")
     return report
 
 

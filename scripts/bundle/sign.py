@@ -137,8 +137,8 @@ def sign(directory: Path, signer: Signer) -> None:
 
 
 def _use_key(config: Any, key: Path) -> None:
-    told = os.environ.get(PASSWORD_VARIABLE)
-    password = None if told is None else told.encode()  # What the library hands on wants bytes.
+    text = os.environ.get(PASSWORD_VARIABLE)
+    password = None if text is None else text.encode()  # What the library hands on wants bytes.
     try:
         config.use_elliptic_key_signer(private_key=key, password=password)
     except Exception as error:  # Whatever the libraries below it raise on a bad key.
@@ -217,7 +217,7 @@ def check_signature(bundle: Bundle, trust: Trust) -> str:
     _use_trust(config, trust)
     try:
         config.verify(bundle.directory, place)
-        told = _signed_by(found, trust)
+        signer = _signed_by(found, trust)
     except Exception as error:  # As above.
         raise ContractError(f"{bad}: {_said(error)}; {_REFUSED}") from error
     # A signer may leave files out; here nothing that is used may be.
@@ -225,7 +225,7 @@ def check_signature(bundle: Bundle, trust: Trust) -> str:
     if found.files != wanted:
         odd = sorted(n for n in {*found.files, *wanted} if found.files.get(n) != wanted.get(n))
         raise ContractError(f"{place} does not cover {', '.join(odd[:5])}; {_REFUSED}")
-    return told
+    return signer
 
 
 def _use_trust(config: Any, trust: Trust) -> None:
@@ -250,9 +250,9 @@ def _signed_by(found: SignatureFile, trust: Trust) -> str:
         return str(trust)
     from albert_deploy.scripts.bundle.signature import check_issued
 
-    told = check_issued(found.certificates, trust.cert_chain, trust.cert_subject)
+    issued_to = check_issued(found.certificates, trust.cert_chain, trust.cert_subject)
     anybody = "" if trust.cert_subject else "; anybody of it passes, as there is no --cert-subject"
-    return f"{told}, a certificate of {trust}{anybody}"
+    return f"{issued_to}, a certificate of {trust}{anybody}"
 
 
 def _online(work: Callable[[], object], seconds: float) -> None:

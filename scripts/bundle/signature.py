@@ -18,9 +18,6 @@ if TYPE_CHECKING:
 def check_usable(path: Path) -> None:
     """Fail unless a certificate can sign today.
 
-    Args:
-        path: Certificate, PEM.
-
     Raises:
         InputError: It cannot be read, is not valid today, or is for something else.
     """
@@ -69,7 +66,7 @@ def check_issued(chain: Sequence[bytes], roots: Sequence[Path], subject: str | N
     certificate, *between = (x509.load_der_x509_certificate(der) for der in chain)
     subject_name = certificate.subject.rfc4514_string()
     names = _names(certificate)
-    told = _printable(subject_name or ", ".join(sorted(names)))
+    issued_to = _printable(subject_name or ", ".join(sorted(names)))
     try:
         crypto.X509StoreContext(
             store,
@@ -77,13 +74,15 @@ def check_issued(chain: Sequence[bytes], roots: Sequence[Path], subject: str | N
             [crypto.X509.from_cryptography(one) for one in between],
         ).verify_certificate()
     except crypto.X509StoreContextError as error:
-        raise ContractError(f"the certificate of {told} does not count today: {error}") from error
+        raise ContractError(
+            f"the certificate of {issued_to} does not count today: {error}"
+        ) from error
     if why := _unfit(certificate):
-        raise ContractError(f"the certificate of {told} is not for signing: {why}")
+        raise ContractError(f"the certificate of {issued_to} is not for signing: {why}")
     if subject is not None and subject not in ({subject_name} if "=" in subject else names):
         also = _printable(", ".join(sorted(names)))
-        raise ContractError(f"the certificate is that of {told} ({also}), not of {subject}")
-    return told
+        raise ContractError(f"the certificate is that of {issued_to} ({also}), not of {subject}")
+    return issued_to
 
 
 def _unfit(certificate: x509.Certificate) -> str | None:

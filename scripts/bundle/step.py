@@ -22,10 +22,11 @@ from albert_deploy.runtime.bundle import (
 )
 from albert_deploy.runtime.contract import VARIANTS, variant_named
 from albert_deploy.runtime.directory import check_replaceable, publish, staged
-from albert_deploy.runtime.errors import ContractError, InputError
+from albert_deploy.runtime.errors import ContractError, InputError, check_known
 from albert_deploy.runtime.manifest import (
     MANIFEST_NAME,
     file_record,
+    model_files,
     os_failure,
     read_manifest,
     write_json,
@@ -114,8 +115,7 @@ class BundleConfig:
     serving: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.form not in FORMATS:
-            raise InputError(f"unknown format {self.form!r}; use one of: {', '.join(FORMATS)}")
+        check_known(self.form, FORMATS, "format")
         for name in self.variants or ():
             variant_named(name)
         if FORMATS[self.form].served and len(self.variants or ("one",)) != 1:
@@ -176,7 +176,7 @@ def _fill(
     report: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     """Copy what deployment needs, and return the manifest of that."""
-    models = {file for n in variants for file in (VARIANTS[n].file, f"{VARIANTS[n].file}_data")}
+    models = {file for n in variants for file in model_files(manifest, VARIANTS[n].file)}
     engines = {n: e for n, e in manifest.get("engines", {}).items() if e["variant"] in variants}
     models |= {entry[key] for entry in engines.values() for key in ("file", "record")}
     # At the top lie the configuration and the tokenizer's files.

@@ -108,7 +108,7 @@ def bundle(
     signer = _given(Signer, **{field: given.pop(name) for field, name in _SIGNER.items()})
     config = BundleConfig(serving=serving, signer=signer, **given)
     made = make_bundle(directory, config, out=out)
-    click.echo(f"{out}: {_told(made)}, {'signed' if made.signed else 'not signed'}")
+    click.echo(f"{out}: {_described(made)}, {'signed' if made.signed else 'not signed'}")
 
 
 @click.command()
@@ -164,10 +164,10 @@ def verify(
 
             publish(folder, extract)
     if as_json:
-        told = {"bundle": str(place), "sha256": found.sha256, "signature": signature}
-        click.echo(json.dumps(told | {"files": found.files}, indent=2))
+        report = {"bundle": str(place), "sha256": found.sha256, "signature": signature}
+        click.echo(json.dumps(report | {"files": found.files}, indent=2))
     else:
-        click.echo(f"{place}: intact, {_told(found)}, {signature}")
+        click.echo(f"{place}: intact, {_described(found)}, {signature}")
 
 
 def _given(kind: Callable[..., _Made], **fields: Any) -> _Made | None:
@@ -221,6 +221,6 @@ def _unpacked(place: Path, extract: Path | None) -> Iterator[Path]:
         yield folder
 
 
-def _told(found: Bundle) -> str:
+def _described(found: Bundle) -> str:
     total = sum(int(record["bytes"]) for record in found.files.values())
     return f"{len(found.files)} files, {total:,} bytes, sha256 {found.sha256[:12]}"

@@ -201,12 +201,7 @@ def read_lines(file: IO[bytes], form: str = AUTO) -> Iterator[Any]:
 
 
 def parsed(text: str, *, row: str) -> Any:
-    """Parse the JSON of one input; an error is returned, not raised.
-
-    Args:
-        text: An object, or a string in quotes.
-        row: How an error names it.
-    """
+    """Parse the JSON of one input; an error is returned, not raised."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:

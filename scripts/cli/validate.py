@@ -48,9 +48,11 @@ class Validation:
     timeout: float = opt(
         600.0, "Longest time of one run of an engine, in seconds.", "S", type=SECONDS
     )
-    blame_trials: int = opt(
+    bisect_trials: int = opt(
         40, "Trials of the search for what makes a variant fail; 0 for none.", "N", type=COUNT_OR_0
     )
+    # What it was called before.
+    blame_trials: int | None = opt(None, "See --bisect-trials.", type=COUNT_OR_0, hidden=True)
 
     def config(
         self,
@@ -73,7 +75,7 @@ class Validation:
             gate=self.gate,
             baseline=self.baseline,
             engine=self.engine,
-            blame_trials=self.blame_trials,
+            bisect_trials=self.bisect_trials if self.blame_trials is None else self.blame_trials,
             allow_calibration_rows=allow_calibration_rows,
             evaluate=EvaluateConfig(
                 rows=RowsConfig(truncate=self.truncate),

@@ -78,9 +78,10 @@ def score_checkpoint(folder: Path, name: str) -> tuple[dict[str, float], int]:
     from albert_deploy.export.step import describe_contract
     from albert_deploy.export.tokenizer import write_tokenizer
     from albert_deploy.runtime.tasks.tokenize import load_tokenizer
-    from albert_deploy.validation.data.datasets import DATASETS
-    from albert_deploy.validation.evaluate.evaluate import SOURCE, EvaluateConfig, evaluate
+    from albert_deploy.validation.data.table import DATASETS
+    from albert_deploy.validation.evaluate.evaluate import EvaluateConfig, evaluate
     from albert_deploy.validation.evaluate.reference import TorchSession
+    from albert_deploy.validation.evaluate.workers import SOURCE
 
     task = DATASETS[name].task
     source = find_checkpoint(str(folder))

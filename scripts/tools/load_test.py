@@ -64,7 +64,7 @@ def main(
         log = Path(folder) / "server.log"
         with running(server, directory, log) as served:
             report = measure(served, directory, asked, rounds, options.numbers("", concurrency))
-    click.echo(told(report))
+    click.echo(tables(report))
     if out is not None:
         write_json(out, report)
     if plot is not None:
@@ -138,7 +138,7 @@ def measure(
     }
 
 
-def told(report: dict[str, Any]) -> str:
+def tables(report: dict[str, Any]) -> str:
     """Return the tables for people."""
     here, there = (statistics.median(report[f"{place}_texts_per_s"]) for place in ("here", "there"))
     rows = [

@@ -55,7 +55,6 @@ class SimulateConfig:
     right: float = 90.0
 
     def __post_init__(self) -> None:
-        """Check the values."""
         if self.trials < 1 or self.seed < 0 or not 50 <= self.right <= 95:
             raise InputError(
                 f"got trials {self.trials}, seed {self.seed} and right {self.right}; wanted "

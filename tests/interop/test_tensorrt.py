@@ -93,15 +93,15 @@ def test_a_plan_holds_one_copy_of_the_weights_and_sees_the_attention(
     path = deployed(checkpoint) / FILES[variant]
     found = build(path)
     stored = sum(len(t.raw_data) for t in onnx.load(path).graph.initializer)
-    weights = found.facts.weights_bytes
+    weights = found.log.weights_bytes
     assert weights is not None
     most = 1.05 * (stored + widened_bytes(found.network)) + SPARE_BYTES
     assert 0.95 * stored - SPARE_BYTES <= weights <= most
     assert len(found.plan) > weights
-    iterations = Counter(re.findall(r"iteration_\d+", " ".join(found.facts.attention)))
+    iterations = Counter(re.findall(r"iteration_\d+", " ".join(found.log.attention)))
     # Two products and the softmax of each use of the layer.
     assert len(iterations) == USES
-    assert set(iterations.values()) == {3}, found.facts.attention
+    assert set(iterations.values()) == {3}, found.log.attention
 
 
 @pytest.mark.parametrize("variant", FLASH)
@@ -109,7 +109,7 @@ def test_attention_runs_fused(variant: str, deployed: Callable[[str], Path]) -> 
     """Scores that are written out take memory that is quadratic in the length."""
     path = deployed("small") / FILES[variant]
     short, long, unfused = (
-        build(file, length).facts.scratch_bytes or 0
+        build(file, length).log.scratch_bytes or 0
         for file, length in ((path, 128), (path, 512), (path.with_name("model.onnx"), 512))
     )
     assert 0 < long <= 4.2 * short

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from albert_deploy.export.graph.file import load
-from albert_deploy.export.graph.uses import find_points
+from albert_deploy.export.graph.uses import find_uses
 from albert_deploy.export.samples import SAMPLES
 from albert_deploy.export.step import ExportConfig, export
 from albert_deploy.quantize.calibration.texts import CalibrationConfig
@@ -22,8 +22,8 @@ from albert_deploy.runtime.engines.table import open_session
 from albert_deploy.runtime.manifest import read_manifest
 from albert_deploy.runtime.session import Feeds, Session
 from albert_deploy.runtime.tasks.tokenize import load_tokenizer
-from albert_deploy.validation.data.datasets import ClassificationRow, read_dataset
-from albert_deploy.validation.data.rows import RowsConfig, prepared
+from albert_deploy.validation.data.datasets import read_dataset
+from albert_deploy.validation.data.rows import ClassificationRow, RowsConfig, encode_rows
 from albert_deploy.validation.evaluate.reference import open_reference
 from albert_deploy.validation.step import ValidateConfig, validate
 
@@ -50,8 +50,8 @@ FILES = {"int8": 13.2e6, "int8-qdq": 14e6, "fp16": 24.4e6}
 
 def encoder_uses(out: Path) -> Counter[str]:
     """Uses of each weight of the encoder's iterations, from the float32 graph itself."""
-    points = find_points(load(out / VARIANTS["fp32"].file))
-    return Counter(p.weight for p in points if p.weight and p.iteration is not None)
+    uses = find_uses(load(out / VARIANTS["fp32"].file))
+    return Counter(p.weight for p in uses if p.weight and p.iteration is not None)
 
 
 def check_covered(out: Path, variant: str) -> None:
@@ -133,7 +133,7 @@ def test_outliers_that_ruin_naive_int8_cost_nothing(
     rows = rows[::every]
     labels = [row.label for row in rows if isinstance(row, ClassificationRow)]
     tokenizer, config = load_tokenizer(out), RowsConfig(truncate=True)
-    feeds = [r.feeds[0] for r in prepared(rows, manifest["contract"], tokenizer, config)]
+    feeds = [r.feeds[0] for r in encode_rows(rows, manifest["contract"], tokenizer, config)]
     with open_reference(manifest) as session:
         source = accuracy(session, feeds, labels)
     calibration = CalibrationConfig(name="sst2", path=data)

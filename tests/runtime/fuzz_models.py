@@ -10,7 +10,7 @@ import numpy as np
 
 from albert_deploy.runtime.contract import BATCH, CHOICES, SEQUENCE, TASKS
 from albert_deploy.runtime.pipeline import Model
-from albert_deploy.runtime.tasks.head import Facts
+from albert_deploy.runtime.tasks.head import TaskInfo
 from albert_deploy.runtime.tasks.tokenize import load_tokenizer
 
 SAMPLE = Path(__file__).resolve().parents[2] / "export" / "samples" / "sst2"
@@ -61,7 +61,7 @@ def stand_in(task: str, values: tuple[float, ...] = (), problem_type: str | None
     """
     tokenizer = load_tokenizer(SAMPLE)
     engine = StandIn(task, tokenizer.get_vocab_size(), values)
-    facts = Facts(
+    info = TaskInfo(
         task=task,
         family="albert",
         tokenizer=tokenizer,
@@ -73,4 +73,4 @@ def stand_in(task: str, values: tuple[float, ...] = (), problem_type: str | None
         settings=json.loads((SAMPLE / "tokenizer_config.json").read_text(encoding="utf-8")),
     )
     ranked = CHOICES in TASKS[task].input_axes
-    return Model(engine, facts, variant="fp32", ranked=ranked)  # type: ignore[arg-type]
+    return Model(engine, info, variant="fp32", ranked=ranked)  # type: ignore[arg-type]

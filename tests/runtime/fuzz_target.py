@@ -89,7 +89,7 @@ def one_input(raw: bytes, models: list[Any]) -> None:
     questions = [asked(model.task, data) for _ in range(data.ConsumeIntInRange(1, 3))]
     found = list(model.stream(questions, skip_bad=True, batch_size=2, **options))
     assert len(found) == len(questions)
-    tokenizer = model._facts.tokenizer
+    tokenizer = model._info.tokenizer
     for number, (one, answer) in enumerate(zip(questions, found, strict=True), 1):
         if check(model.task, one, answer, f"text {number}", options, tokenizer) == "answer":
             (alone,) = model.stream([one], skip_bad=True, batch_size=1, **options)

@@ -15,7 +15,7 @@ from albert_deploy.runtime.errors import (
 )
 from albert_deploy.runtime.manifest import file_record, read_manifest, write_json, write_manifest
 from albert_deploy.runtime.trt.gpu import Gpu, Probe
-from albert_deploy.runtime.trt.machine import Here
+from albert_deploy.runtime.trt.machine import Machine
 from albert_deploy.runtime.trt.record import record_file
 
 NAME = "sm89-fp32"
@@ -34,9 +34,9 @@ def machine(
     cuda: tuple[int, int] = (13, 0),
     flavours: dict[str, str] | None = None,
     free: int | None = 20 * 2**30,
-) -> Here:
+) -> Machine:
     """The machine that the plan was built for, unless told otherwise."""
-    return Here(
+    return Machine(
         found=Probe(devices=(device or card(),), driver="580.65.06", cuda=cuda),
         flavours={"tensorrt_rtx": VERSION} if flavours is None else flavours,
         cuda={"tensorrt_rtx": 13},
@@ -130,7 +130,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], type[AlbertDeployError], str]]
 }
 
 
-MACHINES: dict[str, tuple[Here, str]] = {
+MACHINES: dict[str, tuple[Machine, str]] = {
     "wrong target": (
         machine(card((8, 6))),
         r"was built for compute capability 8\.9, a card has 8\.6; run: albert-deploy build DIR "

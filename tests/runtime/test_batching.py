@@ -14,7 +14,7 @@ from albert_deploy.runtime.batching import StreamConfig, answers
 from albert_deploy.runtime.contract import INPUT_NAMES
 from albert_deploy.runtime.errors import InputError
 from albert_deploy.runtime.session import Feeds, Outputs
-from albert_deploy.runtime.tasks.head import Prepared
+from albert_deploy.runtime.tasks.head import Encoded
 
 
 def row(length: int, value: int = 7, choices: int = 1) -> Feeds:
@@ -29,8 +29,8 @@ def cut(outputs: Outputs, feeds: Feeds) -> Outputs:
     return {"ids": outputs["ids"][: feeds["input_ids"].shape[1]].copy()}
 
 
-def prepared(*rows: Feeds) -> Prepared:
-    return Prepared(rows=rows, answer=told, keep=cut)
+def encoded(*rows: Feeds) -> Encoded:
+    return Encoded(rows=rows, answer=told, keep=cut)
 
 
 class Engine:
@@ -61,7 +61,7 @@ def lengths(count: int) -> list[int]:
 
 def test_answers_come_in_order_with_little_padding() -> None:
     engine, sizes = Engine(), lengths(1000)
-    inputs = (prepared(row(size, value + 1)) for value, size in enumerate(sizes))
+    inputs = (encoded(row(size, value + 1)) for value, size in enumerate(sizes))
     for index, found in enumerate(answers(inputs, engine, config())):
         assert found == [[index + 1] * sizes[index]]
     assert index == 999
@@ -76,13 +76,13 @@ def test_answers_come_in_order_with_little_padding() -> None:
 def test_an_input_of_several_rows_is_answered_once_with_all() -> None:
     sizes = lengths(60)
     rows = [[row(size, 1 + i + 10 * k) for k in range(i % 4)] for i, size in enumerate(sizes)]
-    found = list(answers((prepared(*each) for each in rows), Engine(), config(4)))
+    found = list(answers((encoded(*each) for each in rows), Engine(), config(4)))
     assert found == [[r["input_ids"][0].tolist() for r in each] for each in rows]
 
 
 def test_questions_of_different_choices_are_not_mixed() -> None:
     engine = Engine()
-    inputs = [prepared(row(5 + i % 3, i + 1, choices=2 + i % 2)) for i in range(20)]
+    inputs = [encoded(row(5 + i % 3, i + 1, choices=2 + i % 2)) for i in range(20)]
     found = list(answers(inputs, engine, config(4)))
     assert [one[0][0] for one in found] == list(range(1, 21))
 
@@ -90,7 +90,7 @@ def test_questions_of_different_choices_are_not_mixed() -> None:
 @pytest.mark.parametrize(("tokens", "most"), [(40, 4), (10, 1), (5, 1)])
 def test_a_batch_has_no_more_tokens_than_allowed(tokens: int, most: int) -> None:
     engine = Engine()
-    list(answers((prepared(row(10)) for _ in range(30)), engine, config(8, tokens)))
+    list(answers((encoded(row(10)) for _ in range(30)), engine, config(8, tokens)))
     assert max(rows for rows, _ in engine.shapes) == most
 
 
@@ -98,11 +98,11 @@ def test_a_batch_has_no_more_tokens_than_allowed(tokens: int, most: int) -> None
 def test_no_more_is_read_than_the_window(batch_size: int) -> None:
     read = 0
 
-    def inputs() -> Iterator[Prepared]:
+    def inputs() -> Iterator[Encoded]:
         nonlocal read
         for size in lengths(2000):
             read += 1
-            yield prepared(row(size))
+            yield encoded(row(size))
 
     limits, ahead = config(batch_size), 0
     stream = answers(inputs(), Engine(), limits)
@@ -118,11 +118,11 @@ def test_no_more_is_read_than_the_window(batch_size: int) -> None:
 def test_an_endless_reader_is_not_read_while_nobody_takes_answers() -> None:
     read = 0
 
-    def inputs() -> Iterator[Prepared]:
+    def inputs() -> Iterator[Encoded]:
         nonlocal read
         while True:
             read += 1
-            yield prepared(row(4))
+            yield encoded(row(4))
 
     stream = answers(inputs(), Engine(), config(8))
     for _ in range(10):
@@ -137,7 +137,7 @@ def test_memory_does_not_grow_with_the_number_of_texts() -> None:
     sizes = lengths(97)
 
     def peak(count: int) -> int:
-        inputs = (prepared(row(sizes[i % 97])) for i in range(count))
+        inputs = (encoded(row(sizes[i % 97])) for i in range(count))
         tracemalloc.start()
         try:
             for _ in answers(inputs, Engine(), config()):
@@ -153,9 +153,9 @@ def test_memory_does_not_grow_with_the_number_of_texts() -> None:
 
 
 def test_an_error_comes_after_the_answers_before_it() -> None:
-    def inputs() -> Iterator[Prepared]:
+    def inputs() -> Iterator[Encoded]:
         for size in (3, 9, 4):
-            yield prepared(row(size))
+            yield encoded(row(size))
         raise InputError("line 4 is no text")
 
     stream = answers(inputs(), Engine(), config())
@@ -165,8 +165,8 @@ def test_an_error_comes_after_the_answers_before_it() -> None:
 
 
 def test_what_is_known_already_keeps_its_place() -> None:
-    known = [Prepared(rows=[], answer=partial(lambda n, _: n, i)) for i in range(3)]
-    inputs = [prepared(row(3)), known[0], known[1], prepared(row(2)), known[2]]
+    known = [Encoded(rows=[], answer=partial(lambda n, _: n, i)) for i in range(3)]
+    inputs = [encoded(row(3)), known[0], known[1], encoded(row(2)), known[2]]
     found = list(answers(inputs, Engine(), config()))
     assert found == [[[7] * 3], 0, 1, [[7] * 2], 2]
     assert list(answers([], Engine(), config())) == []

@@ -17,7 +17,7 @@ from albert_deploy.runtime.doctor import NOT_HERE, REFUSED, RUNS, Diagnosis, doc
 from albert_deploy.runtime.errors import InputError, MachineError
 from albert_deploy.runtime.trt import gpu
 from albert_deploy.runtime.trt.gpu import Probe
-from albert_deploy.runtime.trt.machine import Here
+from albert_deploy.runtime.trt.machine import Machine
 
 
 @pytest.fixture
@@ -25,10 +25,10 @@ def here(monkeypatch: pytest.MonkeyPatch) -> Any:
     """A function that tells the doctor what machine it is on."""
     monkeypatch.setattr(gpu, "probe", lambda: Probe(why="none is here"))
 
-    def be(value: Here) -> None:
-        monkeypatch.setattr(doctors, "look", lambda index: replace(value, index=index))
+    def be(value: Machine) -> None:
+        monkeypatch.setattr(doctors, "this_machine", lambda index: replace(value, index=index))
 
-    be(Here(found=Probe(why="none is here"), flavours={"tensorrt_rtx": VERSION}))
+    be(Machine(found=Probe(why="none is here"), flavours={"tensorrt_rtx": VERSION}))
     return be
 
 

@@ -129,7 +129,7 @@ def hold(model: Model, inputs: list[Any], options: dict[str, Any], batch_size: i
     streamed = functools.partial(model.stream, skip_bad=True, **options)
     found = list(streamed(inputs, batch_size=batch_size))
     assert len(found) == len(inputs)
-    tokenizer, kinds = model._facts.tokenizer, set()
+    tokenizer, kinds = model._info.tokenizer, set()
     for number, (one, answer) in enumerate(zip(inputs, found, strict=True), 1):
         kinds.add(check(model.task, one, answer, f"text {number}", options, tokenizer))
         (alone,) = streamed([one], batch_size=1)
@@ -194,7 +194,7 @@ def test_an_enormous_text_is_answered_or_refused(task: str, text: str) -> None:
     model = stand_in(task)
     options = {} if task == "question-answering" else {"truncation": True}
     (answer,) = model.stream([given_one], skip_bad=True, **options)
-    check(task, given_one, answer, "text 1", options, model._facts.tokenizer)
+    check(task, given_one, answer, "text 1", options, model._info.tokenizer)
 
 
 NUMBERS = st.floats(width=32) | st.sampled_from((0.0, 3.4e38, -3.4e38, 1e-45, math.nan, math.inf))
@@ -222,7 +222,7 @@ def test_any_logits_make_a_good_answer_or_a_contract_error(task: str) -> None:
             assert not all(map(math.isfinite, values))
             ends.add("refused")
         else:
-            ends.add(check(task, one, answer, "text 1", options, model._facts.tokenizer))
+            ends.add(check(task, one, answer, "text 1", options, model._info.tokenizer))
 
     holds()
     assert ends >= {"answer", "refused"}

@@ -89,7 +89,7 @@ class Broken:
 
 def test_an_output_that_is_not_finite_is_no_answer(deployed: Path) -> None:
     model = load(deployed)
-    broken = Model(Broken(), model._facts, variant="fp32", ranked=False)  # type: ignore[arg-type]
+    broken = Model(Broken(), model._info, variant="fp32", ranked=False)  # type: ignore[arg-type]
     with pytest.raises(ContractError, match="logits is NaN or infinite"):
         broken("a")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gzip
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,16 +22,10 @@ from albert_deploy.runtime.manifest import read_manifest
 from albert_deploy.runtime.session import Session
 from albert_deploy.runtime.tasks.tokenize import load_tokenizer
 from albert_deploy.validation.evaluate.batches import BatchConfig
-from albert_deploy.validation.evaluate.evaluate import (
-    SOURCE,
-    EvaluateConfig,
-    Evidence,
-    Keep,
-    decisions,
-    evaluate,
-)
-from albert_deploy.validation.evaluate.predictions import read_predictions
+from albert_deploy.validation.evaluate.evaluate import EvaluateConfig, Storage, decisions, evaluate
+from albert_deploy.validation.evaluate.evidence import Evidence
 from albert_deploy.validation.evaluate.reference import open_reference
+from albert_deploy.validation.evaluate.workers import SOURCE
 
 pytestmark = pytest.mark.medium
 
@@ -122,10 +117,9 @@ CASES: list[tuple[str, str, Callable[[Path], Path], set[str]]] = [
 ]
 
 
-def run(directory: Path, name: str | None, data: Path, keep: Path, **config: Any) -> Evidence:
+def run(directory: Path, name: str | None, data: Path, storage: Path, **config: Any) -> Evidence:
     manifest = read_manifest(directory)
     contract, task = manifest["contract"], manifest["task"]
-    argmax = {o.name_in(contract["family"]): o.argmax_axis is not None for o in TASKS[task].outputs}
     openers: dict[str, Callable[[], Session]] = {
         SOURCE: functools.partial(open_reference, manifest),
         "fp32": functools.partial(open_session, directory, variant="fp32", threads=1),
@@ -137,10 +131,10 @@ def run(directory: Path, name: str | None, data: Path, keep: Path, **config: Any
             contract=contract,
             task=task,
             tokenizer=load_tokenizer(directory),
-            decide=decisions(contract, argmax),
+            decide=decisions(contract, task),
             dataset=(name, data) if name else None,
             config=replace(EvaluateConfig(unlabelled_rows=4), **config),
-            keep=Keep(reports=keep, models=dict.fromkeys(openers, "x")),
+            storage=Storage(reports=storage, models=dict.fromkeys(openers, "x")),
             openers=openers,
         )
 
@@ -163,7 +157,7 @@ def test_a_task_runs_on_its_data_in_batches_as_alone(
     assert all(d.finite for d in found.differences["int8"].values())
     assert [len(v) for v in found.errors.values()] == [found.rows] * 2
     assert max(found.errors["fp32"]) < 1e-4
-    lines = read_predictions(found.files[0])
+    lines = [json.loads(x) for x in gzip.decompress(found.files[0].read_bytes()).splitlines()]
     assert [line["id"] for line in lines] == [row.id for row in found.examples]
     assert all(line["logits"] is not None for line in lines)
     alone = run(deployed(task), name, data, tmp_path / "alone", batch=BatchConfig(rows=1))
@@ -212,26 +206,26 @@ def test_worker_processes_give_the_same_answers(
 def test_a_variant_that_a_worker_cannot_open_is_a_failure(
     deployed: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    from albert_deploy.validation.evaluate.workers import Running, run_in_workers
+    from albert_deploy.validation.evaluate.workers import RunConfig, run_in_workers
 
     directory = deployed("text-classification")
     openers: dict[str, Callable[[], Session]] = {
         SOURCE: functools.partial(open_session, directory, variant="fp32", threads=1),
         "int8": functools.partial(open_session, directory / "gone", variant="int8"),
     }
-    how = Running(batch=BatchConfig(), timeout_s=60, vocabulary=(), labelled=True)
+    how = RunConfig(batch=BatchConfig(), timeout_s=60, vocabulary=(), labelled=True)
     assert list(run_in_workers(openers, [], how, workers=1)) == []
     from albert_deploy.validation.data.datasets import shipped_texts
-    from albert_deploy.validation.data.rows import RowsConfig, prepared
+    from albert_deploy.validation.data.rows import RowsConfig, encode_rows
 
     texts = shipped_texts("text-classification", 2)
     contract = read_manifest(directory)["contract"]
     tokenizer = load_tokenizer(directory)
-    rows = list(prepared(texts, contract, tokenizer, RowsConfig(truncate=True)))
+    rows = list(encode_rows(texts, contract, tokenizer, RowsConfig(truncate=True)))
     groups = [[(i, row)] for i, row in enumerate(rows)]
-    ran = [result for _, result in run_in_workers(openers, groups, how, workers=1)]
-    assert [list(r.outputs) for r in ran] == [[SOURCE], [SOURCE]]
-    assert "is not a deployment directory" in ran[0].failures["int8"]
+    given = [result for _, result in run_in_workers(openers, groups, how, workers=1)]
+    assert [list(r.outputs) for r in given] == [[SOURCE], [SOURCE]]
+    assert "is not a deployment directory" in given[0].failures["int8"]
     broken = openers | {SOURCE: openers["int8"]}
     with pytest.raises(InputError, match="is not a deployment directory"):
         list(run_in_workers(broken, groups, how, workers=1))

@@ -163,7 +163,7 @@ def test_an_engine_of_choice_runs_what_it_can_run(
     directory: Path, assert_documented: Callable[[dict[str, Any]], None]
 ) -> None:
     few = EvaluateConfig(unlabelled_rows=2, grid_texts=2)
-    config = ValidateConfig(engine="openvino", evaluate=few, trace_rows=0, blame_trials=0)
+    config = ValidateConfig(engine="openvino", evaluate=few, trace_rows=0, bisect_trials=0)
     report = validate(directory, config)
     assert_documented(report)
     assert {v["engine"] for v in report["variants"].values()} == {"openvino"}
@@ -197,7 +197,7 @@ def test_the_report_names_the_plan_that_was_run(
 
     monkeypatch.setattr(collect, "open_variant", opened)
     few = EvaluateConfig(unlabelled_rows=2, grid_texts=2)
-    report = validate(directory, ValidateConfig(evaluate=few, trace_rows=0, blame_trials=0))
+    report = validate(directory, ValidateConfig(evaluate=few, trace_rows=0, bisect_trials=0))
     fp32, int8 = report["variants"]["fp32"], report["variants"]["int8"]
     assert fp32["engine"] == "trt"
     assert fp32["plan"] == {"file": "engines/sm89-fp32.plan", "sha256": "12" * 32}

@@ -265,7 +265,7 @@ def texts(
     """
     from albert_deploy.export.samples import SAMPLES
     from albert_deploy.validation.data.datasets import read_dataset
-    from albert_deploy.validation.data.rows import RowsConfig, prepared
+    from albert_deploy.validation.data.rows import RowsConfig, encode_rows
     from albert_deploy.validation.data.table import check_fits
 
     task = manifest["task"]
@@ -277,5 +277,5 @@ def texts(
         path = next((s.data for s in SAMPLES.values() if s.dataset == name), Path(name))
     rows = read_dataset(name, path, split=split)
     tokenizer = load_tokenizer(directory)
-    texts = prepared(rows, manifest["contract"], tokenizer, RowsConfig(truncate=True))
+    texts = encode_rows(rows, manifest["contract"], tokenizer, RowsConfig(truncate=True))
     return [feeds for row in texts for feeds in row.feeds]

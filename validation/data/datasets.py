@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from albert_deploy.runtime.errors import InputError
+from albert_deploy.runtime.errors import InputError, lookup
 from albert_deploy.validation.data.layouts import (
     Bad,
     Dropped,
@@ -16,34 +16,8 @@ from albert_deploy.validation.data.layouts import (
     tsv_rows,
 )
 from albert_deploy.validation.data.layouts_json import GROUPS, race_rows, squad_rows
-from albert_deploy.validation.data.rows import (
-    ChoiceRow,
-    ClassificationRow,
-    Data,
-    Example,
-    PlainRow,
-    QuestionRow,
-    TokensRow,
-)
-from albert_deploy.validation.data.table import DATASETS, Dataset, Layout, dataset_named
-
-__all__ = [
-    "DATASETS",
-    "READERS",
-    "ChoiceRow",
-    "ClassificationRow",
-    "Data",
-    "Dataset",
-    "Example",
-    "PlainRow",
-    "QuestionRow",
-    "TokensRow",
-    "data_file",
-    "dataset_named",
-    "parse_dataset_option",
-    "read_data",
-    "read_dataset",
-]
+from albert_deploy.validation.data.rows import Data, Example
+from albert_deploy.validation.data.table import DATASETS, Dataset, Layout
 
 # Layout -> what reads a file of it; see ``Bad`` and ``Dropped`` for rows that cannot be used.
 READERS: dict[Layout, Callable[[Dataset, Path], Iterator[Any]]] = {
@@ -65,7 +39,7 @@ def parse_dataset_option(option: str) -> tuple[str, Path | None]:
         InputError: Unknown data set, or nothing after the equals sign.
     """
     name, equals, path = option.partition("=")
-    dataset_named(name)
+    lookup(DATASETS, name, "data set")
     if equals and not path:
         raise InputError(f"got {option!r} without a path; write {name}=PATH or {name}")
     return name, Path(path) if equals else None
@@ -94,7 +68,7 @@ def read_data(
             official layout has it, or a revision that does not go with ``path``.
         MachineError: The hub is wanted and cannot be used from here.
     """
-    dataset = dataset_named(name)
+    dataset = lookup(DATASETS, name, "data set")
     file = None
     found: Iterable[Any]
     if path is None:
@@ -137,7 +111,7 @@ def data_file(name: str, path: Path, split: str = "dev") -> Path:
     Raises:
         InputError: Unknown name or split.
     """
-    dataset = dataset_named(name)
+    dataset = lookup(DATASETS, name, "data set")
     files = dataset.files
     if split not in files:
         raise InputError(f"{name} has no split {split!r}; use one of: {', '.join(files)}")
@@ -152,7 +126,7 @@ def data_file(name: str, path: Path, split: str = "dev") -> Path:
 
 
 def _check_place(file: Path, name: str, split: str) -> None:
-    dataset = dataset_named(name)
+    dataset = lookup(DATASETS, name, "data set")
     official = dataset.files.get(split, "")
     remedy = f"give {name}=PATH with the folder that holds {official}"
     remedy += "/middle/*.txt" if dataset.layout == "race" else ", or with the file itself"

@@ -6,9 +6,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from albert_deploy.runtime.errors import InputError
+from albert_deploy.runtime.errors import InputError, lookup
 from albert_deploy.validation.data.layouts import TAG
-from albert_deploy.validation.data.table import Dataset, dataset_named
+from albert_deploy.validation.data.table import DATASETS, Dataset
 
 # Other names under which checkpoints have a class, in the form of ``canonical``.
 SYNONYMS: dict[str, tuple[str, ...]] = {
@@ -51,7 +51,7 @@ def label_map(
         InputError: Another number of classes, names that are not the data's, or no names where
             the order cannot be known.
     """
-    dataset = dataset_named(name)
+    dataset = lookup(DATASETS, name, "data set")
     labels = list(contract["labels"] if order is None else order)
     problem = contract["problem_type"]
     if dataset.layout == "columns":

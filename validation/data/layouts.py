@@ -34,10 +34,6 @@ class Dropped:
 def read_text(file: Path, remedy: str = "give another file") -> str:
     """Return the text of a file in UTF-8, without a byte order mark.
 
-    Args:
-        file: The file.
-        remedy: What to do where it cannot be read.
-
     Raises:
         InputError: It cannot be read, or is not UTF-8; the message names the line.
     """
@@ -96,10 +92,6 @@ def digest(path: Path) -> str:
 
 def tsv_rows(dataset: Dataset, file: Path) -> Iterator[ClassificationRow | Bad | Dropped]:
     """Read a TSV file, row by row.
-
-    Args:
-        dataset: Its columns and labels.
-        file: The file.
 
     Yields:
         A row, or why one cannot be used; the id of a row is its place in the file.
@@ -258,10 +250,6 @@ def column_rows(dataset: Dataset, file: Path) -> Iterator[TokensRow | Bad]:
     """Read sentences; the word is in the first column and its entity tag in the last.
 
     Lines that open a document are left out, as they are no sentences.
-
-    Args:
-        dataset: The row of the table.
-        file: The file.
 
     Yields:
         A row, whose id counts sentences from 0, or why one cannot be used.

@@ -40,7 +40,7 @@ def lengths_of(
     """
     from albert_deploy.runtime.tasks.tokenize import load_tokenizer
     from albert_deploy.validation.data.datasets import read_data
-    from albert_deploy.validation.data.rows import RowsConfig, prepared
+    from albert_deploy.validation.data.rows import RowsConfig, encode_rows
     from albert_deploy.validation.data.table import check_fits
 
     manifest = read_manifest(directory)
@@ -59,7 +59,7 @@ def lengths_of(
     choices: Counter[int] = Counter()
     cut = contract | {"max_length": wanted}
     rows = data.rows[::every]
-    for row in prepared(rows, cut, load_tokenizer(directory), RowsConfig(truncate=True)):
+    for row in encode_rows(rows, cut, load_tokenizer(directory), RowsConfig(truncate=True)):
         for feeds in row.feeds:
             mask = feeds["attention_mask"]
             length = mask.shape[-1]

@@ -51,7 +51,6 @@ class RowsConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Check the values."""
         if self.stride < 0 or min(self.max_query_length, self.max_choice_length) < 1:
             raise InputError(
                 f"stride is {self.stride}, max_query_length {self.max_query_length} and "
@@ -81,7 +80,7 @@ class Row:
     wanted: npt.NDArray[np.int64] | None = None
 
 
-def prepared(
+def encode_rows(
     rows: Iterable[Example],
     contract: dict[str, Any],
     tokenizer: Tokenizer,

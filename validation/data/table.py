@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from albert_deploy.runtime.errors import InputError
+from albert_deploy.runtime.errors import InputError, lookup
 
 Layout = Literal["tsv", "squad", "race", "columns", "lines", "order"]
 
@@ -268,20 +268,7 @@ def check_fits(
     Raises:
         InputError: It is.
     """
-    dataset = dataset_named(name)
+    dataset = lookup(DATASETS, name, "data set")
     if not dataset.fits(task):
         wanted = " or ".join((dataset.task, *dataset.also))
         raise InputError(f"{name} is data for {wanted}, the checkpoint is for {task}; {remedy}")
-
-
-def dataset_named(name: str) -> Dataset:
-    """Look a data set up.
-
-    Raises:
-        InputError: Unknown data set; the message lists the known ones.
-    """
-    try:
-        return DATASETS[name]
-    except KeyError:
-        known = ", ".join(DATASETS)
-        raise InputError(f"unknown data set {name!r}; use one of: {known}") from None

@@ -43,7 +43,6 @@ class BatchConfig:
     alone: tuple[str, ...] = ("int8",)
 
     def __post_init__(self) -> None:
-        """Check the values."""
         if min(self.rows, self.tokens, self.pool) < 1:
             raise InputError(
                 f"a batch has {self.rows} rows, {self.tokens} tokens and a pool of {self.pool}; "
@@ -67,7 +66,7 @@ def groups(rows: Iterable[Row], config: BatchConfig) -> Iterator[Group]:
     that goes on later makes the same groups.
 
     Args:
-        rows: Result of ``rows.prepared``.
+        rows: Result of ``rows.encode_rows``.
         config: Options.
 
     Yields:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -11,27 +10,26 @@ from typing import Any
 from tokenizers import Tokenizer
 from tqdm import tqdm
 
+from albert_deploy.runtime.contract import TASKS
 from albert_deploy.runtime.errors import AlbertDeployError, ContractError, InputError
 from albert_deploy.runtime.session import Session
 from albert_deploy.validation.data.datasets import read_data, shipped_texts
-from albert_deploy.validation.data.rows import Example, Row, RowsConfig, prepared
+from albert_deploy.validation.data.rows import Example, Row, RowsConfig, encode_rows
 from albert_deploy.validation.evaluate.batches import BatchConfig, Group, Outputs, groups
-from albert_deploy.validation.evaluate.evidence import Evidence, Kept, keep_predictions
+from albert_deploy.validation.evaluate.evidence import Evidence, Progress, keep_predictions
 from albert_deploy.validation.evaluate.journal import FOLDER, Journal, journal_key
 from albert_deploy.validation.evaluate.predictions import Heads, heads, predict, vocabulary_outputs
 from albert_deploy.validation.evaluate.timeout import watch
 from albert_deploy.validation.evaluate.workers import (
     SOURCE,
+    GroupOutputs,
     Openers,
-    Ran,
-    Running,
+    RunConfig,
     run_here,
     run_in_workers,
 )
 from albert_deploy.validation.parity.difference import Case, Difference
 from albert_deploy.validation.scores.scores import measure
-
-__all__ = ["SOURCE", "EvaluateConfig", "Evidence", "Keep", "decisions", "evaluate", "run_grid"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +64,6 @@ class EvaluateConfig:
     workers: int = 1
 
     def __post_init__(self) -> None:
-        """Check the values."""
         least = min(self.n_best, self.max_answer_tokens, self.grid_texts, self.workers)
         if least < 1 or self.unlabelled_rows < 1:
             raise InputError(
@@ -79,7 +76,7 @@ class EvaluateConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Keep:
+class Storage:
     """Where an evaluation keeps its predictions and its progress.
 
     Args:
@@ -91,13 +88,13 @@ class Keep:
     models: Mapping[str, str]
 
 
-def decisions(contract: dict[str, Any], argmax: Mapping[str, bool]) -> dict[str, str | None]:
-    """Return for each output how it becomes a prediction, see ``Difference``."""
-    problem = contract["problem_type"]
+def decisions(contract: Mapping[str, Any], task: str) -> dict[str, str | None]:
+    """Return for each output of a task how it becomes a prediction, see ``Difference``."""
     by_problem = {"multi_label_classification": "sign", "regression": None}
+    kind = by_problem.get(contract["problem_type"], "argmax")
     return {
-        o["name"]: by_problem.get(problem, "argmax") if argmax[o["name"]] else None
-        for o in contract["outputs"]
+        output.name_in(contract["family"]): None if output.argmax_axis is None else kind
+        for output in TASKS[task].outputs
     }
 
 
@@ -111,13 +108,13 @@ def evaluate(
     dataset: tuple[str, Path | None] | None,
     config: EvaluateConfig,
     examples: Sequence[Example] | None = None,
-    keep: Keep | None = None,
+    storage: Storage | None = None,
     openers: Openers | None = None,
 ) -> Evidence:
     """Run every session on every row, without padding.
 
     A variant that fails, by an error of its engine or by giving no answer in time, is left out
-    from then on and named in ``Evidence.failures``; the others go on. With ``keep``, a run that
+    from then on and named in ``Evidence.failures``; the others go on. With ``storage``, a run that
     is killed goes on where it was when it is started again, and ends in the same evidence.
 
     Args:
@@ -129,7 +126,7 @@ def evaluate(
         dataset: Name and path of labelled data; None runs real texts without labels.
         config: Options.
         examples: Rows of the data set that were read already; None reads them.
-        keep: Where predictions and progress are kept; None keeps none.
+        storage: Where predictions and progress are kept; None keeps none.
         openers: What opens each session in a worker process, see ``run_in_workers``; needed for
             more than one worker.
 
@@ -155,51 +152,51 @@ def evaluate(
         rows = shipped_texts(task, config.unlabelled_rows)
         rows_config = replace(config.rows, truncate=True)
     evidence = Evidence(rows=len(rows), examples=rows)
-    kept = Kept(sessions, {v: _differences(decide) for v in sessions if v != SOURCE}, len(rows))
-    running = Running(
+    progress = Progress(
+        sessions, {v: _differences(decide) for v in sessions if v != SOURCE}, len(rows)
+    )
+    run_config = RunConfig(
         batch=config.batch,
         timeout_s=config.timeout_s,
         vocabulary=vocabulary_outputs(task, contract),
         labelled=how is not None,
     )
-    texts = _noted(prepared(rows, contract, tokenizer, rows_config), evidence, config.grid_texts)
+    texts = _noted(encode_rows(rows, contract, tokenizer, rows_config), evidence, config.grid_texts)
     todo = groups(texts, config.batch)
-    if keep is not None:
+    if storage is not None:
         engines = {name: getattr(session, "engine", None) for name, session in sessions.items()}
         settings = asdict(replace(config, timeout_s=None, workers=1))
         facts = {"engines": engines, "dataset": dataset and dataset[0], "decide": dict(decide)}
-        key = journal_key(keep.models, rows, facts | {"contract": contract, "config": settings})
-        evidence.journal = keep.reports / FOLDER / f"{key}.jsonl"
+        key = journal_key(storage.models, rows, facts | {"contract": contract, "config": settings})
+        evidence.journal = storage.reports / FOLDER / f"{key}.jsonl"
     with Journal(evidence.journal) as journal:
         for entry, _ in zip(journal.done, todo, strict=False):
-            kept.enter(entry)
+            progress.enter(entry)
         if journal.done:
-            kept.restore(journal.done[-1])
+            progress.restore(journal.done[-1])
         if config.workers > 1 and openers is not None:
             alive = {name: opener for name, opener in openers.items() if name in sessions}
-            results = run_in_workers(alive, todo, running, workers=config.workers)
+            results = run_in_workers(alive, todo, run_config, workers=config.workers)
         else:
-            results = run_here(sessions, todo, running)
-        start, before = time.perf_counter(), kept.total_seconds
+            results = run_here(sessions, todo, run_config)
         done = sum(len(entry["numbers"]) for entry in journal.done)
         with tqdm(
             total=len(rows), initial=done, desc="rows", unit="row", disable=None, leave=False
         ) as bar:
-            for number, (group, ran) in enumerate(results, start=len(journal.done)):
-                entry = _recorded(group, ran, rows, how, kept)
-                kept.enter(entry)
-                kept.total_seconds = before + time.perf_counter() - start
-                journal.add({"group": number} | entry | kept.state())
+            for number, (group, given) in enumerate(results, start=len(journal.done)):
+                entry = _recorded(group, given, rows, how, progress)
+                progress.enter(entry)
+                journal.add({"group": number} | entry | progress.state())
                 bar.update(len(group))
-    kept.fill(evidence, labelled=how is not None)
+    progress.fill(evidence, labelled=how is not None)
     if dataset is not None:
         evidence.measured = {
             name: measure(dataset[0], rows, predicted)
             for name, predicted in evidence.predictions.items()
         }
-    if keep is not None:
-        lines = {name: kept.lines[name] for name in evidence.predictions}
-        evidence.files = keep_predictions(keep.reports, lines)
+    if storage is not None:
+        lines = {name: progress.lines[name] for name in evidence.predictions}
+        evidence.files = keep_predictions(storage.reports, lines)
     return evidence
 
 
@@ -224,8 +221,8 @@ def run_grid(
     Raises:
         AlbertDeployError: The source fails, or a variant does and ``failures`` is None.
     """
-    told = {} if failures is None else failures
-    watched = {n: watch(s, n, timeout_s) for n, s in sessions.items() if n not in told}
+    known = {} if failures is None else failures
+    watched = {n: watch(s, n, timeout_s) for n, s in sessions.items() if n not in known}
     found = {v: _differences(decide) for v in watched if v != SOURCE}
     for case in tqdm(cases, desc="edge grid", unit="case", disable=None, leave=False):
         source = [watched[SOURCE].run(case.feeds, case.name)]
@@ -254,34 +251,36 @@ def _noted(rows: Iterable[Row], evidence: Evidence, count: int) -> Iterator[Row]
 
 
 def _recorded(
-    group: Group, ran: Ran, rows: Sequence[Example], how: Heads | None, kept: Kept
+    group: Group,
+    given: GroupOutputs,
+    rows: Sequence[Example],
+    how: Heads | None,
+    progress: Progress,
 ) -> dict[str, Any]:
-    """Compare and predict what a group gave; return its entry, see ``Kept.enter``."""
-    for name, seconds in ran.seconds.items():
-        kept.engine_seconds[name] += seconds
-    for name, reason in ran.failures.items():
-        kept.failures.setdefault(name, reason)
-    alive = [name for name in ran.outputs if name not in kept.failures]
+    """Compare and predict what a group gave; return its entry, see ``Progress.enter``."""
+    for name, reason in given.failures.items():
+        progress.failures.setdefault(name, reason)
+    alive = [name for name in given.outputs if name not in progress.failures]
     entry: dict[str, Any] = {"numbers": [number for number, _ in group], "errors": {}, "lines": {}}
     for name in alive:
         if name == SOURCE:
             continue
-        pairs = zip(group, ran.outputs[SOURCE], ran.outputs[name], strict=True)
+        pairs = zip(group, given.outputs[SOURCE], given.outputs[name], strict=True)
         try:
             entry["errors"][name] = [
-                _compare(kept.differences[name], ours, theirs, f"{name} on row {row.id}")
+                _compare(progress.differences[name], ours, theirs, f"{name} on row {row.id}")
                 for (_, row), ours, theirs in pairs
             ]
         except ContractError as error:
-            kept.failures[name] = str(error)
+            progress.failures[name] = str(error)
     if how is not None:
         entry["lines"] = {
             name: [
                 predict(rows[number], row, outputs, how)
-                for (number, row), outputs in zip(group, ran.outputs[name], strict=True)
+                for (number, row), outputs in zip(group, given.outputs[name], strict=True)
             ]
             for name in alive
-            if name not in kept.failures
+            if name not in progress.failures
         }
     return entry
 

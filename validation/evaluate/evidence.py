@@ -35,8 +35,6 @@ class Evidence:
             without a data set.
         measured: Source or variant -> metric -> score; empty without a data set.
         failures: Variant -> why it could not be run.
-        engine_seconds: Source or variant -> time inside its engine.
-        total_seconds: Time that running all rows took, the time inside of the engines included.
         files: Files of predictions that were written.
         journal: Journal of the run, to be removed when the validation has finished.
     """
@@ -49,8 +47,6 @@ class Evidence:
     predictions: dict[str, dict[str, Any]] = field(default_factory=dict)
     measured: dict[str, dict[str, Measured]] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
-    engine_seconds: dict[str, float] = field(default_factory=dict)
-    total_seconds: float = 0.0
     files: list[Path] = field(default_factory=list)
     journal: Path | None = None
 
@@ -67,11 +63,6 @@ class Evidence:
             for name, found in self.measured.items()
         }
 
-    @property
-    def engine_share(self) -> float:
-        """Share of the time that was spent inside the engines; of one worker's time."""
-        return sum(self.engine_seconds.values()) / self.total_seconds if self.total_seconds else 0.0
-
     def finish(self) -> None:
         """Remove the journal, when all that is made from the evidence has been written."""
         if self.journal is not None:
@@ -81,7 +72,7 @@ class Evidence:
                 folder.rmdir()
 
 
-class Kept:
+class Progress:
     """The state of an evaluation between two groups of rows.
 
     Args:
@@ -97,8 +88,6 @@ class Kept:
         self.lines: dict[str, list[Any]] = {name: [None] * rows for name in models}
         self.errors: dict[str, list[float]] = {v: [0.0] * rows for v in differences}
         self.failures: dict[str, str] = {}
-        self.engine_seconds = dict.fromkeys(self.lines, 0.0)
-        self.total_seconds = 0.0
 
     def enter(self, entry: Mapping[str, Any]) -> None:
         """Take in what a group of rows gave.
@@ -121,8 +110,6 @@ class Kept:
                 for variant, found in self.differences.items()
             },
             "failures": self.failures,
-            "engine_seconds": self.engine_seconds,
-            "total_seconds": self.total_seconds,
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -131,8 +118,6 @@ class Kept:
             for output, values in found.items():
                 vars(self.differences[variant][output]).update(values)
         self.failures = dict(state["failures"])
-        self.engine_seconds = dict(state["engine_seconds"])
-        self.total_seconds = state["total_seconds"]
 
     def fill(self, evidence: Evidence, *, labelled: bool) -> None:
         """Hand over what was kept, of the models that did not fail."""
@@ -140,8 +125,6 @@ class Kept:
         evidence.differences = {v: d for v, d in self.differences.items() if v in alive}
         evidence.errors = {v: errors for v, errors in self.errors.items() if v in alive}
         evidence.failures = self.failures
-        evidence.engine_seconds = self.engine_seconds
-        evidence.total_seconds = self.total_seconds
         if labelled:
             evidence.predictions = {
                 name: {line["id"]: value_of(line) for line in self.lines[name]} for name in alive
@@ -150,10 +133,6 @@ class Kept:
 
 def keep_predictions(reports: Path, lines: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Path]:
     """Write a file of predictions for each model, and remove those of earlier validations.
-
-    Args:
-        reports: Folder of the reports.
-        lines: By model the lines of its file.
 
     Returns:
         The files.

@@ -6,15 +6,14 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import IO, Any, Self
 
-from albert_deploy.runtime.manifest import os_failure
+from albert_deploy.runtime.manifest import os_failure, package_version
 
 FOLDER = ".progress"
 # Raised whenever a line of the journal, or what a row becomes, changes its form.
-SCHEMA = 1
+SCHEMA = 2
 # What computes the outputs; another version may round in another way.
 _PACKAGES = ("numpy", "onnxruntime", "openvino", "tokenizers", "torch", "transformers")
 
@@ -34,7 +33,7 @@ def journal_key(
         "schema": SCHEMA,
         "models": dict(models),
         "settings": settings,
-        "packages": _versions(),
+        "packages": {name: package_version(name) for name in _PACKAGES},
     }
     digest.update(json.dumps(facts, sort_keys=True).encode())
     for row in rows:
@@ -124,13 +123,3 @@ def _entry(line: bytes, wanted: int) -> dict[str, Any] | None:
     except ValueError:
         return None
     return entry if isinstance(entry, dict) and entry.get("group") == wanted else None
-
-
-def _versions() -> dict[str, str | None]:
-    found: dict[str, str | None] = {}
-    for package in _PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            found[package] = None
-    return found

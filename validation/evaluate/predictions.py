@@ -13,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 
 from albert_deploy.runtime.contract import TASKS
-from albert_deploy.runtime.errors import InputError
 from albert_deploy.runtime.manifest import writing
 from albert_deploy.validation.data.labels import label_map
 from albert_deploy.validation.data.rows import (
@@ -206,25 +205,8 @@ def write_predictions(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
         gzip.GzipFile(filename="", fileobj=file, mode="wb", mtime=0, compresslevel=6) as packed,
     ):
         for line in lines:
-            packed.write(to_line(line).encode())
-
-
-def read_predictions(path: Path) -> list[dict[str, Any]]:
-    """Read a file of ``write_predictions``.
-
-    Raises:
-        InputError: It is not there, or not such a file.
-    """
-    try:
-        with gzip.open(path, "rt", encoding="utf-8") as file:
-            return [json.loads(line) for line in file]
-    except (OSError, EOFError, ValueError) as error:
-        raise InputError(f"cannot read {path}: {error}; validate again") from error
-
-
-def to_line(value: Mapping[str, Any]) -> str:
-    """Return a line of JSON with its end."""
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")) + "\n"
+            text = json.dumps(line, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+            packed.write(f"{text}\n".encode())
 
 
 def _answer(row: Row, outputs: Sequence[Outputs], how: Heads) -> tuple[Any, Any]:

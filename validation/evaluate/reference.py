@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from albert_deploy.runtime.errors import InputError
-from albert_deploy.runtime.session import Feeds
+from albert_deploy.runtime.session import Feeds, Session
 
 
-class TorchSession:
+class TorchSession(Session):
     """A checkpoint in PyTorch, behind the ``Session`` protocol.
 
     Attributes:
@@ -57,12 +57,6 @@ class TorchSession:
     def close(self) -> None:
         """See ``Session.close``."""
         self.model = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def open_reference(

@@ -1,13 +1,12 @@
-"""Sessions under watch: a limit for each run, the time inside the engine, and failures by name."""
+"""Sessions with a limit for each run, whose failures name the model."""
 
 from __future__ import annotations
 
 import contextlib
 import queue
 import threading
-import time
 from collections.abc import Callable, Mapping
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +26,7 @@ def hung() -> bool:
     return any(one.inside for one in _hung)
 
 
-class TimedSession:
+class TimedSession(Session):
     """A session whose runs end: in an answer, in an error that names the model, or in time.
 
     With a limit, runs happen on one thread of their own. An engine lets other threads go on
@@ -36,7 +35,6 @@ class TimedSession:
     Attributes:
         engine: See ``Session``.
         outputs: See ``Session``.
-        seconds: Time inside the session's runs so far.
         failure: Why it cannot run any more; None while it can.
     """
 
@@ -45,18 +43,17 @@ class TimedSession:
             raise InputError(f"the timeout is {timeout_s} s; use more than 0, or none")
         self.engine = str(getattr(session, "engine", "engine"))
         self.outputs = tuple(session.outputs)
-        self.seconds = 0.0
         self.failure: str | None = None
         self._session, self._name, self._timeout_s = session, name, timeout_s
-        self._asked: queue.SimpleQueue[Feeds | None] = queue.SimpleQueue()
-        self._told: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._questions: queue.SimpleQueue[Feeds | None] = queue.SimpleQueue()
+        self._answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
 
     @property
     def inside(self) -> bool:
         """Tell whether a run that took too long is still under way."""
         # Nobody takes what such a run tells at last.
-        return self.failure is not None and self._told.empty()
+        return self.failure is not None and self._answers.empty()
 
     def run(self, feeds: Feeds, where: str = "") -> dict[str, npt.NDArray[np.float32]]:
         """See ``Session.run``.
@@ -84,43 +81,33 @@ class TimedSession:
         if isinstance(outputs, AlbertDeployError):
             raise outputs
         if isinstance(outputs, Exception):
-            told = next(iter(str(outputs).splitlines()), "") or type(outputs).__name__
+            reason = next(iter(str(outputs).splitlines()), "") or type(outputs).__name__
             raise ContractError(
-                f"{self._name} ({self.engine}) failed{place}: {told[:300]}; make it again"
+                f"{self._name} ({self.engine}) failed{place}: {reason[:300]}; make it again"
             ) from outputs
         return self._checked(outputs, len(feeds["input_ids"]), place)
 
     def close(self) -> None:
         """Free the model, unless a run is still inside of it."""
         if self._thread is not None:
-            self._asked.put(None)
+            self._questions.put(None)
         if not self.inside:
             self._session.close()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     def _answer(self, feeds: Feeds) -> Any:
         if self._timeout_s is None:
-            seconds, outputs = _timed(self._session, feeds)
-        else:
-            if self._thread is None:
-                # A daemon: a run that never ends must not keep the process.
-                self._thread = threading.Thread(
-                    target=_serve, args=(self._session, self._asked, self._told), daemon=True
-                )
-                self._thread.start()
-            self._asked.put(feeds)
-            try:
-                seconds, outputs = self._told.get(timeout=self._timeout_s)
-            except queue.Empty:
-                self.seconds += self._timeout_s
-                return None
-        self.seconds += seconds
-        return outputs
+            return _outcome(self._session, feeds)
+        if self._thread is None:
+            # A daemon: a run that never ends must not keep the process.
+            self._thread = threading.Thread(
+                target=_serve, args=(self._session, self._questions, self._answers), daemon=True
+            )
+            self._thread.start()
+        self._questions.put(feeds)
+        try:
+            return self._answers.get(timeout=self._timeout_s)
+        except queue.Empty:
+            return None
 
     def _checked(self, outputs: Any, rows: int, place: str) -> dict[str, npt.NDArray[np.float32]]:
         wrong = [n for n in self.outputs if n not in outputs or len(outputs[n]) != rows]
@@ -181,16 +168,14 @@ def open_timed(
 
 
 def _serve(
-    session: Session, asked: queue.SimpleQueue[Feeds | None], told: queue.SimpleQueue[Any]
+    session: Session, questions: queue.SimpleQueue[Feeds | None], answers: queue.SimpleQueue[Any]
 ) -> None:
-    while (feeds := asked.get()) is not None:
-        told.put(_timed(session, feeds))
+    while (feeds := questions.get()) is not None:
+        answers.put(_outcome(session, feeds))
 
 
-def _timed(session: Session, feeds: Feeds) -> tuple[float, Any]:
-    start = time.perf_counter()
+def _outcome(session: Session, feeds: Feeds) -> Any:
     try:
-        outputs: Any = session.run(feeds)
+        return session.run(feeds)
     except Exception as error:  # every engine has its own kinds, and none may stop the others
-        outputs = error
-    return time.perf_counter() - start, outputs
+        return error

@@ -24,7 +24,7 @@ Openers = Mapping[str, Callable[[], Session]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Running:
+class RunConfig:
     """How groups are run.
 
     Attributes:
@@ -41,24 +41,22 @@ class Running:
 
 
 @dataclass(kw_only=True)
-class Ran:
+class GroupOutputs:
     """What the models gave for a group.
 
     Attributes:
         outputs: By model, for each row of the group the outputs of each of its runs, as
             ``predictions.compared`` returns them.
-        seconds: By model the time inside the engine.
         failures: By variant why it cannot be run.
     """
 
     outputs: dict[str, list[list[Outputs]]] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
 
 
 def run_here(
-    sessions: Mapping[str, Session], groups: Iterable[Group], how: Running
-) -> Iterator[tuple[Group, Ran]]:
+    sessions: Mapping[str, Session], groups: Iterable[Group], how: RunConfig
+) -> Iterator[tuple[Group, GroupOutputs]]:
     """Run groups one after the other in this process.
 
     A variant that fails is left out from then on.
@@ -78,8 +76,8 @@ def run_here(
 
 
 def run_in_workers(
-    openers: Openers, groups: Iterable[Group], how: Running, *, workers: int
-) -> Iterator[tuple[Group, Ran]]:
+    openers: Openers, groups: Iterable[Group], how: RunConfig, *, workers: int
+) -> Iterator[tuple[Group, GroupOutputs]]:
     """Run groups in processes of their own, each with all of the models; in the groups' order.
 
     Args:
@@ -97,7 +95,7 @@ def run_in_workers(
     from concurrent.futures import Future, ProcessPoolExecutor
     from concurrent.futures.process import BrokenProcessPool
 
-    waiting: collections.deque[tuple[Group, Future[Ran]]] = collections.deque()
+    waiting: collections.deque[tuple[Group, Future[GroupOutputs]]] = collections.deque()
     # Not forked: engines have threads, which a fork would not copy.
     with ProcessPoolExecutor(
         workers, multiprocessing.get_context("spawn"), _begin, (dict(openers), how, workers)
@@ -124,15 +122,14 @@ def run_in_workers(
 
 
 def _run(
-    sessions: Mapping[str, TimedSession], failures: dict[str, str], group: Group, how: Running
-) -> Ran:
-    ran = Ran()
+    sessions: Mapping[str, TimedSession], failures: dict[str, str], group: Group, how: RunConfig
+) -> GroupOutputs:
+    given = GroupOutputs()
     flat = [feeds for _, row in group for feeds in row.feeds]
     ids = [row.id for _, row in group for _ in row.feeds]
     for name, session in sessions.items():
         if name in failures:
             continue
-        before = session.seconds
         try:
             outputs = iter(run_feeds(session, flat, how.batch.most(name, flat[0]), ids))
         except AlbertDeployError as error:
@@ -140,21 +137,19 @@ def _run(
                 raise
             failures[name] = str(error)
             continue
-        finally:
-            ran.seconds[name] = session.seconds - before
-        ran.outputs[name] = [
+        given.outputs[name] = [
             [compared(row, next(outputs), how.vocabulary, labelled=how.labelled) for _ in row.feeds]
             for _, row in group
         ]
-    ran.failures = dict(failures)
-    return ran
+    given.failures = dict(failures)
+    return given
 
 
 # What a worker process holds between its groups.
 _held: dict[str, Any] = {}
 
 
-def _begin(openers: Openers, how: Running, workers: int) -> None:
+def _begin(openers: Openers, how: RunConfig, workers: int) -> None:
     # PyTorch reads it when it is loaded, which is when the source is opened.
     os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // workers))
     _held.update(openers=openers, how=how)
@@ -169,8 +164,8 @@ def _follow(parent: Any) -> None:
     os._exit(1)
 
 
-def _work(group: Group) -> Ran:
-    how: Running = _held["how"]
+def _work(group: Group) -> GroupOutputs:
+    how: RunConfig = _held["how"]
     if "sessions" not in _held:
         # Not where the process begins: an error there would lose its message.
         stack = contextlib.ExitStack()

@@ -76,7 +76,7 @@ def read_baseline(
     ours = (task, dataset, theirs[2] if rows is None else rows)
     if theirs != ours:
         raise InputError(
-            f"the baseline {path} is of {_told(theirs)}, this release is of {_told(ours)}; give "
+            f"the baseline {path} is of {_shown(theirs)}, this release is of {_shown(ours)}; give "
             "the report of an earlier release on the same data, or leave the baseline out"
         )
     for name, found in scores.items():
@@ -86,6 +86,6 @@ def read_baseline(
     return Baseline(file=str(path), time=report.get("time"), source=source, scores=scores)
 
 
-def _told(what: tuple[Any, Any, Any]) -> str:
+def _shown(what: tuple[Any, Any, Any]) -> str:
     task, dataset, rows = what
     return f"{task} on {dataset or 'texts without labels'} ({rows} rows)"

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
 
 from albert_deploy.validation.gate.policy import Limits
 from albert_deploy.validation.gate.verdicts import FAIL, PASS, UNDECIDED
 from albert_deploy.validation.parity.difference import Difference
 from albert_deploy.validation.scores.paired import Paired, rows_needed
-
-if TYPE_CHECKING:
-    pass
 
 # Scores are ratios of whole rows; a loss equal to the limit must not fail by rounding.
 _ROUNDING = 1e-9
@@ -43,14 +41,7 @@ class Check:
     def to_json(self) -> dict[str, Any]:
         """Return the form that reports hold; a number that is not finite is null."""
         value = self.value if self.value is not None and math.isfinite(self.value) else None
-        return {
-            "kind": self.kind,
-            "name": self.name,
-            "verdict": self.verdict,
-            "message": self.message,
-            "value": value,
-            "limit": self.limit,
-        }
+        return asdict(self) | {"value": value}
 
 
 def check_output(limits: Limits, where: str, difference: Difference) -> list[Check]:
@@ -64,8 +55,8 @@ def check_output(limits: Limits, where: str, difference: Difference) -> list[Che
         found.append(_parity(f"{where}, relative error", value <= limit, message, value, limit))
     limit, value = limits.min_sqnr_db, difference.sqnr_db
     if limit is not None:
-        told = "is exact" if value == math.inf else f"has an SQNR of {value:.1f} dB"
-        message = f"{where} {told}, the limit is {limit:.1f} dB"
+        text = "is exact" if value == math.inf else f"has an SQNR of {value:.1f} dB"
+        message = f"{where} {text}, the limit is {limit:.1f} dB"
         found.append(_parity(f"{where}, SQNR", value >= limit, message, value, limit))
     return found
 
@@ -164,14 +155,10 @@ def check_margin(limits: Limits, paired: Paired) -> list[Check]:
             if wanted is None
             else f"; about {wanted} rows would decide, if the share of changes stays"
         )
+    name = f"{paired.name}, margin"
     return [
         Check(
-            kind="accuracy",
-            name=f"{paired.name}, margin",
-            verdict=verdict,
-            message=message,
-            value=low,
-            limit=-margin,
+            kind="accuracy", name=name, verdict=verdict, message=message, value=low, limit=-margin
         )
     ]
 
@@ -189,21 +176,18 @@ def check_regression(limits: Limits, paired: Paired, earlier: float | None) -> C
         "no limit is set" if limit is None else f"the limit is {limit}"
     )
     held = limit is None or drop <= limit + _ROUNDING
-    verdict = PASS if held else FAIL
-    return Check(
-        kind="regression", name=name, verdict=verdict, message=message, value=drop, limit=limit
-    )
+    return _check("regression", name, held, message, drop, limit)
 
 
 def check_metamorphic(entry: Mapping[str, Any]) -> Check:
     """Return the check of an entry of the report: what must not change the answer."""
     error, tolerance = entry["error"], entry["tolerance"]
-    told = "not finite" if error is None or not math.isfinite(error) else f"{error:.2e}"
+    text = "not finite" if error is None or not math.isfinite(error) else f"{error:.2e}"
     return Check(
         kind="metamorphic",
         name=f"{entry['check']}, {entry['output']}",
         verdict=entry["verdict"],
-        message=f"{entry['check']} changes {entry['output']} by {told}, the tolerance is "
+        message=f"{entry['check']} changes {entry['output']} by {text}, the tolerance is "
         f"{'not set' if tolerance is None else f'{tolerance:.0e}'}",
         value=error,
         limit=tolerance,
@@ -220,16 +204,16 @@ def check_costs(limits: Limits, latency_ms: float | None, size_bytes: int | None
         if limit is None:
             continue
         if value is None:
-            verdict, told = UNDECIDED, "was not measured"
+            verdict, text = UNDECIDED, "was not measured"
         else:
             verdict = PASS if value <= limit else FAIL
-            told = f"is {value:,.6g} {unit}" if unit == "ms" else f"is {value:,} {unit}"
+            text = f"is {value:,.6g} {unit}" if unit == "ms" else f"is {value:,} {unit}"
         found.append(
             Check(
                 kind="performance",
                 name=name,
                 verdict=verdict,
-                message=f"{name} {told}, the limit is {limit:,} {unit}",
+                message=f"{name} {text}, the limit is {limit:,} {unit}",
                 value=value,
                 limit=limit,
             )
@@ -237,22 +221,19 @@ def check_costs(limits: Limits, latency_ms: float | None, size_bytes: int | None
     return found
 
 
-def _parity(
-    name: str, held: bool, message: str, value: float | None = None, limit: float | None = None
+def _check(
+    kind: str,
+    name: str,
+    held: bool,
+    message: str,
+    value: float | None = None,
+    limit: float | None = None,
 ) -> Check:
     verdict = PASS if held else FAIL
-    return Check(
-        kind="parity", name=name, verdict=verdict, message=message, value=value, limit=limit
-    )
+    return Check(kind=kind, name=name, verdict=verdict, message=message, value=value, limit=limit)
 
 
-def _accuracy(
-    name: str, held: bool, message: str, value: float | None, limit: float | None
-) -> Check:
-    verdict = PASS if held else FAIL
-    return Check(
-        kind="accuracy", name=name, verdict=verdict, message=message, value=value, limit=limit
-    )
+_parity, _accuracy = partial(_check, "parity"), partial(_check, "accuracy")
 
 
 def _moved(drop: float, higher_is_better: bool) -> str:

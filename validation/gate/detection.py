@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -112,10 +112,15 @@ def self_test_table(result: SelfTest) -> str:
 _MOST_BYTES = 512_000_000
 
 
-class Remembering:
-    """See ``remembering``."""
+class CachedSession(Session):
+    """A session that gives the outputs of an input that it ran before without running it.
 
-    def __init__(self, session: Session, most_bytes: int) -> None:
+    Args:
+        session: A session; it is closed with this one.
+        most_bytes: Outputs that are kept; what comes after is run again each time.
+    """
+
+    def __init__(self, session: Session, most_bytes: int = _MOST_BYTES) -> None:
         self.engine, self.outputs = session.engine, session.outputs
         self._session, self._left = session, most_bytes
         self._known: dict[tuple[object, ...], dict[str, npt.NDArray[np.float32]]] = {}
@@ -136,19 +141,3 @@ class Remembering:
         """See ``Session.close``."""
         self._known.clear()
         self._session.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-def remembering(session: Session, *, most_bytes: int = _MOST_BYTES) -> Remembering:
-    """Return a session that gives the outputs of an input that it ran before without running it.
-
-    Args:
-        session: A session; it is closed with the result.
-        most_bytes: Outputs that are kept; what comes after is run again each time.
-    """
-    return Remembering(session, most_bytes)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from albert_deploy.runtime.errors import (
@@ -27,28 +26,11 @@ from albert_deploy.validation.gate.checks import (
     check_score,
     margin_points,
 )
-from albert_deploy.validation.gate.policy import DEFAULT_LIMITS, Limits, Rules, read_policy
+from albert_deploy.validation.gate.policy import Rules
 from albert_deploy.validation.gate.verdicts import FAIL, PASS, UNDECIDED
 from albert_deploy.validation.parity.difference import Difference
 from albert_deploy.validation.scores.measured import Measured
 from albert_deploy.validation.scores.paired import Paired, compare_paired, rows_needed
-
-__all__ = [
-    "DEFAULT_GATE",
-    "KINDS",
-    "Check",
-    "Limits",
-    "Rules",
-    "compare_scores",
-    "judge",
-    "metric_record",
-    "raise_for_verdict",
-    "read_gate",
-    "read_policy",
-    "verdict_of",
-]
-
-DEFAULT_GATE = DEFAULT_LIMITS
 
 # Which error a failing check becomes; where several fail, the first of these that is among them.
 _ERRORS: dict[str, type[AlbertDeployError]] = {
@@ -61,16 +43,6 @@ _ERRORS: dict[str, type[AlbertDeployError]] = {
     "run": MachineError,
 }
 KINDS = tuple(_ERRORS)
-
-
-def read_gate(path: Path | None) -> dict[str, Limits]:
-    """Read a policy and return the limits of each variant, without those of single metrics.
-
-    Raises:
-        InputError: See ``read_policy``.
-    """
-    policy = read_policy(path)
-    return {name: Rules(policy=policy, variant=name).limits for name in DEFAULT_LIMITS}
 
 
 def compare_scores(

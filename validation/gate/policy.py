@@ -83,7 +83,6 @@ class Statistics:
     undecided: str = UNDECIDED[0]
 
     def __post_init__(self) -> None:
-        """Check the values."""
         self.paired()
         if self.undecided not in UNDECIDED:
             raise InputError(f"undecided is {self.undecided!r}, wanted {' or '.join(UNDECIDED)}")

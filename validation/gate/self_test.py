@@ -15,23 +15,18 @@ from typing import Any
 
 from tqdm import tqdm
 
-from albert_deploy.runtime.contract import TASKS, VARIANTS
+from albert_deploy.runtime.contract import VARIANTS
 from albert_deploy.runtime.engines.table import choose_engine, open_file
 from albert_deploy.runtime.errors import AlbertDeployError, InputError
 from albert_deploy.runtime.manifest import check_file, read_manifest
 from albert_deploy.runtime.session import Session
 from albert_deploy.runtime.tasks.tokenize import load_tokenizer
 from albert_deploy.validation.data.datasets import read_data
-from albert_deploy.validation.evaluate.evaluate import (
-    SOURCE,
-    EvaluateConfig,
-    decisions,
-    evaluate,
-    run_grid,
-)
+from albert_deploy.validation.evaluate.evaluate import EvaluateConfig, decisions, evaluate, run_grid
 from albert_deploy.validation.evaluate.reference import open_reference
+from albert_deploy.validation.evaluate.workers import SOURCE
 from albert_deploy.validation.gate.checks import Check, contract_checks
-from albert_deploy.validation.gate.detection import CONTROL, Detection, SelfTest, remembering
+from albert_deploy.validation.gate.detection import CONTROL, CachedSession, Detection, SelfTest
 from albert_deploy.validation.gate.faults import FAULTS
 from albert_deploy.validation.gate.gate import compare_scores, judge
 from albert_deploy.validation.gate.policy import Policy, Rules, read_policy
@@ -67,7 +62,6 @@ class SelfTestConfig:
     metamorphic: MetamorphicConfig = field(default_factory=MetamorphicConfig)
 
     def __post_init__(self) -> None:
-        """Check the values."""
         if self.rows < 1:
             raise InputError(f"the self-test has {self.rows} rows; give it 1 at least")
 
@@ -78,11 +72,6 @@ def self_test(
     """Plant every fault of ``FAULTS`` into a copy of every variant and judge it.
 
     The directory is not changed. SHA-256 sums, which would catch any edit, are not looked at.
-
-    Args:
-        directory: Deployment directory.
-        config: Options.
-        note: Called with a line about each variant.
 
     Returns:
         The table; ``raise_for_self_test`` turns one that fails into its error.
@@ -96,7 +85,7 @@ def self_test(
     variants = config.variants or tuple(v for v in VARIANTS if v in manifest["variants"])
     policy = read_policy(config.gate)
     rows: list[Detection] = []
-    with remembering(open_reference(manifest, config.source)) as source:
+    with CachedSession(open_reference(manifest, config.source)) as source:
         judged = _Judge(directory, manifest, config, policy, source)
         for variant in variants:
             control = judged.checks(variant, None)
@@ -124,11 +113,7 @@ class _Judge:
         self._directory, self._manifest, self._config = directory, manifest, config
         self._policy, self._source = policy, source
         self._tokenizer = load_tokenizer(directory)
-        contract, task = manifest["contract"], manifest["task"]
-        outputs = TASKS[task].outputs
-        self._decide = decisions(
-            contract, {o.name_in(contract["family"]): o.argmax_axis is not None for o in outputs}
-        )
+        self._decide = decisions(manifest["contract"], manifest["task"])
         self._examples = (
             read_data(*config.dataset).rows[: config.rows] if config.dataset is not None else None
         )

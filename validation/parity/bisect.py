@@ -1,4 +1,4 @@
-"""Which products of a failing variant are to blame: the fewest to restore so that it holds.
+"""Which products make a variant fail: the fewest to dequantize so that it holds.
 
 Delta debugging (Zeller and Hildebrandt 2002, "Simplifying and isolating failure-inducing input")
 over pairs of an operator and an iteration: sets of products of the written file compute in
@@ -25,11 +25,11 @@ from albert_deploy.validation.parity.difference import Difference
 from albert_deploy.validation.parity.stages import engine_as_written, open_as_written
 
 if TYPE_CHECKING:
-    from albert_deploy.export.graph.uses import Point
+    from albert_deploy.export.graph.uses import Use
 
 
 @dataclass(frozen=True, kw_only=True)
-class BlameConfig:
+class BisectConfig:
     """What to hold, and how long to search.
 
     Args:
@@ -44,7 +44,6 @@ class BlameConfig:
     budget: int = 60
 
     def __post_init__(self) -> None:
-        """Check the values."""
         if self.budget < 3 or not math.isfinite(self.min_sqnr_db):
             raise InputError(
                 f"got budget {self.budget} and min_sqnr_db {self.min_sqnr_db}; wanted 3 trials at "
@@ -53,19 +52,19 @@ class BlameConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Blame:
+class Bisection:
     """What was found.
 
     Attributes:
-        products: Labels of the products to restore, such as ``encoder iteration 11,
+        products: Labels of the products to dequantize, such as ``encoder iteration 11,
             ffn_output``, in the order of execution; empty where the variant holds, or where
-            restoring all of them does not help: the fault is elsewhere.
+            dequantizing all of them does not help: the fault is elsewhere.
         of: Number of products.
         trials: Sets that were tried.
         minimal: Whether each of ``products`` is needed; False where the budget ended before.
         before: Ratio of the worst output as written, in dB.
-        after: With ``products`` restored.
-        all_restored: With all of them restored.
+        after: With ``products`` dequantized.
+        all_dequantized: With all of them dequantized.
     """
 
     products: tuple[str, ...]
@@ -74,14 +73,14 @@ class Blame:
     minimal: bool
     before: float
     after: float
-    all_restored: float
+    all_dequantized: float
 
     def to_json(self) -> dict[str, Any]:
         """Return the form that reports hold; a ratio that is not finite is null."""
         ratios = {
             "sqnr_db_before": self.before,
             "sqnr_db_after": self.after,
-            "sqnr_db_all_restored": self.all_restored,
+            "sqnr_db_all_restored": self.all_dequantized,
         }
         return {
             "products": list(self.products),
@@ -93,16 +92,16 @@ class Blame:
         }
 
 
-def blame(
+def bisect(
     directory: Path,
     manifest: Mapping[str, Any],
     variant: str,
     rows: Sequence[Feeds],
-    config: BlameConfig,
+    config: BisectConfig,
     *,
     source: Session | None = None,
     file: Path | None = None,
-) -> Blame:
+) -> Bisection:
     """Name the products whose arithmetic keeps a variant from its signal to noise ratio.
 
     Files run in ONNX Runtime as they are written, without fusing Q/DQ, where it runs the variant:
@@ -118,20 +117,20 @@ def blame(
         file: The variant's file, where it is not the recorded one.
 
     Raises:
-        InputError: There are no rows, or the variant is fp32, which is what is restored.
+        InputError: There are no rows, or the variant is fp32, which has nothing to dequantize.
         ContractError: A file is not the one that the manifest records, or is refused.
         MachineError: No engine for the variant is installed.
     """
     from albert_deploy.export.graph.file import load, save
-    from albert_deploy.export.graph.uses import find_points
-    from albert_deploy.validation.parity.dequantize_use import restore
+    from albert_deploy.export.graph.uses import find_uses
+    from albert_deploy.validation.parity.dequantize_use import dequantize_uses
 
     if not rows or variant == "fp32":
         raise InputError(f"got {len(rows)} rows and {variant}; give rows and a converted variant")
     plain = check_file(directory, dict(manifest), VARIANTS["fp32"].file)
     written = file or check_file(directory, dict(manifest), VARIANTS[variant].file)
     graph = load(plain)
-    points = find_points(graph)
+    uses = find_uses(graph)
     engine = engine_as_written(variant) or choose_engine(manifest, variant)
     if source is None:
         with open_file(plain, "fp32", choose_engine(manifest, "fp32")) as session:
@@ -140,13 +139,13 @@ def blame(
         expected = [source.run(feeds) for feeds in rows]
     with (
         tempfile.TemporaryDirectory(prefix="albert-deploy-") as folder,
-        tqdm(total=config.budget, desc="blame", unit="trial", disable=None, leave=False) as bar,
+        tqdm(total=config.budget, desc="bisect", unit="trial", disable=None, leave=False) as bar,
     ):
 
-        def ratio(some: Sequence[Point]) -> float:
+        def ratio(some: Sequence[Use]) -> float:
             model = load(written)
-            restore(model, graph, some)
-            path = Path(folder) / "restored.onnx"
+            dequantize_uses(model, graph, some)
+            path = Path(folder) / "dequantized.onnx"
             save(model, path)
             found = {name: Difference(None) for name in expected[0]}
             with open_as_written(path, variant, engine) as session:
@@ -157,12 +156,12 @@ def blame(
             bar.update()
             return min(difference.sqnr_db for difference in found.values())
 
-        return _search(points, ratio, config)
+        return _search(uses, ratio, config)
 
 
 def _search(
-    points: Sequence[Point], ratio: Callable[[Sequence[Point]], float], config: BlameConfig
-) -> Blame:
+    uses: Sequence[Use], ratio: Callable[[Sequence[Use]], float], config: BisectConfig
+) -> Bisection:
     known: dict[tuple[int, ...], float] = {}
 
     def holds(places: Sequence[int]) -> bool:
@@ -170,10 +169,10 @@ def _search(
         if key not in known:
             if len(known) >= config.budget:
                 raise _SpentError
-            known[key] = ratio([points[i] for i in key])
+            known[key] = ratio([uses[i] for i in key])
         return known[key] >= config.min_sqnr_db
 
-    everything = list(range(len(points)))
+    everything = list(range(len(uses)))
     found, minimal = everything, True
     if holds([]) or not holds(everything):
         found = []
@@ -184,14 +183,14 @@ def _search(
             minimal = True
         except _SpentError:
             minimal = False
-    return Blame(
-        products=tuple(points[i].label for i in found),
-        of=len(points),
+    return Bisection(
+        products=tuple(uses[i].label for i in found),
+        of=len(uses),
         trials=len(known),
         minimal=minimal,
         before=known[()],
         after=known[tuple(found)],
-        all_restored=known.get(tuple(everything), known[()]),
+        all_dequantized=known.get(tuple(everything), known[()]),
     )
 
 

@@ -12,9 +12,9 @@ from collections.abc import Iterable
 import numpy as np
 import onnx_ir as ir
 
-from albert_deploy.export.graph.edit import add_initializer, named_node
+from albert_deploy.export.graph.edit import add_initializer, bias_behind, named_node, producer
 from albert_deploy.export.graph.naming import QUERY_KEY
-from albert_deploy.export.graph.uses import Point, real_type
+from albert_deploy.export.graph.uses import Use, real_type
 from albert_deploy.runtime.errors import ContractError
 from albert_deploy.validation.parity.weights import Stored, powers_between
 
@@ -22,22 +22,22 @@ _MOVES = {"Reshape", "Transpose", "Slice", "Gather"}
 _ROUNDS = {"QuantizeLinear", "DynamicQuantizeLinear"}
 
 
-def restore(model: ir.Model, source: ir.Model, points: Iterable[Point]) -> int:
+def dequantize_uses(model: ir.Model, source: ir.Model, uses: Iterable[Use]) -> int:
     """Let products compute in float32 from real inputs, with the fp32 file's weights; in place.
 
     Args:
         model: A variant's graph, as read from its file.
         source: The fp32 graph.
-        points: Products of ``source`` to restore, see ``find_points``.
+        uses: Products of ``source``, see ``find_uses``.
 
     Returns:
-        Number of products restored.
+        How many they are.
 
     Raises:
         ContractError: The variant does not have a product.
     """
     editor = _Editor(model, source)
-    return sum(editor.restore(point) for point in points)
+    return sum(editor.dequantize(use) for use in uses)
 
 
 class _Editor:
@@ -49,37 +49,35 @@ class _Editor:
         self._ours, self._theirs = Stored(source), Stored(model)
         self._count = 0
 
-    def restore(self, point: Point) -> int:
-        """Restore one product."""
-        wanted, node = self._source[point.node], self._nodes.get(point.node)
+    def dequantize(self, use: Use) -> int:
+        """Let one product compute in float32."""
+        wanted, node = self._source[use.node], self._nodes.get(use.node)
         if node is not None and node.op_type == "MatMul":
             product, last = node, node
         else:
-            product, last = self._integer(point, wanted)
+            product, last = self._integer(use, wanted)
         new: list[ir.Node] = []
         left = self._real(product.inputs[0], new)
-        if point.weight is None:
+        if use.weight is None:
             right = self._real(product.inputs[1], new)
         else:
-            right, columns = self._weight(point, wanted)
+            right, columns = self._weight(use, wanted)
         new.append(self._node("MatMul", [left, right]))
-        if point.weight is None:
-            if last is not node and point.operator == QUERY_KEY:
+        if use.weight is None:
+            if last is not node and use.operator == QUERY_KEY:
                 # The integer product's scale has the division by the root of the size in it.
                 new.append(self._node("Mul", [new[-1].outputs[0], self._divisor(wanted)]))
             return self._replace(last.outputs[0], new)
-        bias = _bias_behind(wanted)
-        add = self._nodes.get(bias.name) if bias is not None else None
-        if bias is not None and add is not None:
-            value = next(v for v in bias.inputs if v is not None and v.is_initializer())
-            real = self._ours.real(value)
-            if real is not None:
-                stored = self._add(f"{value.name}_{point.weight}", real * np.exp2(columns))
-                new.append(self._node("Add", [new[-1].outputs[0], stored]))
-                last = add
+        found = bias_behind(wanted)
+        add = self._nodes.get(found[0].name) if found is not None else None
+        real = self._ours.real(found[1]) if found is not None else None
+        if found is not None and add is not None and real is not None:
+            stored = self._add(f"{found[1].name}_{use.weight}", real * np.exp2(columns))
+            new.append(self._node("Add", [new[-1].outputs[0], stored]))
+            last = add
         return self._replace(last.outputs[0], new)
 
-    def _integer(self, point: Point, wanted: ir.Node) -> tuple[ir.Node, ir.Node]:
+    def _integer(self, use: Use, wanted: ir.Node) -> tuple[ir.Node, ir.Node]:
         """Return the integer product in a product's place, and the node that makes it real."""
         last = self._made.get(wanted.outputs[0].name)
         if last is None:
@@ -87,19 +85,19 @@ class _Editor:
             last = self._made.get(readers[0].outputs[0].name) if readers else None
         # The probabilities' sum divides the product.
         if last is not None and last.op_type == "Div":
-            last = _producer(last.inputs[0])
-        cast = next((n for v in last.inputs if (n := _cast(v))), None) if last else None
-        product = _producer(cast.inputs[0]) if cast is not None else None
+            last = producer(last.inputs[0])
+        cast = next((n for v in last.inputs if (n := producer(v, "Cast"))), None) if last else None
+        product = producer(cast.inputs[0]) if cast is not None else None
         if last is None or product is None or product.op_type != "MatMulInteger":
-            raise ContractError(f"the variant has no product {point.label}; quantize again")
+            raise ContractError(f"the variant has no product {use.label}; quantize again")
         return product, last
 
     def _real(self, value: ir.Value | None, new: list[ir.Node]) -> ir.Value:
         """Return a product's input in float32, before it was rounded; moves are made again."""
         moves: list[ir.Node] = []
-        node = _producer(value)
+        node = producer(value)
         while node is not None and value is not None:
-            if node.op_type == "DequantizeLinear" and (rounds := _producer(node.inputs[0])):
+            if node.op_type == "DequantizeLinear" and (rounds := producer(node.inputs[0])):
                 value = rounds.inputs[0] if rounds.op_type in _ROUNDS else value
                 if rounds.op_type not in _ROUNDS:
                     break
@@ -110,7 +108,7 @@ class _Editor:
                 value = node.inputs[0]
             else:
                 break
-            node = _producer(value)
+            node = producer(value)
         if value is None:
             raise ContractError("a product has no input; quantize again")
         new.append(self._node("Cast", [value], to=int(ir.DataType.FLOAT)))
@@ -122,9 +120,9 @@ class _Editor:
             new.append(copy)
         return new[-1].outputs[0]
 
-    def _weight(self, point: Point, wanted: ir.Node) -> tuple[ir.Value, np.ndarray]:
+    def _weight(self, use: Use, wanted: ir.Node) -> tuple[ir.Value, np.ndarray]:
         """Return the fp32 weight, equalized as the variant's is, and its columns' powers of two."""
-        name = point.weight or ""
+        name = use.weight or ""
         real = self._ours.at(wanted, name)
         mine = self._theirs.at(wanted, name)
         if real is None or mine is None or real.shape != mine.shape:
@@ -139,11 +137,11 @@ class _Editor:
         return self._add(f"divisor_{self._count}", real)
 
     def _add(self, name: str, array: np.ndarray) -> ir.Value:
-        return add_initializer(self._model, f"restored/{name}", array.astype(np.float32))
+        return add_initializer(self._model, f"dequantized/{name}", array.astype(np.float32))
 
     def _node(self, op_type: str, inputs: list[ir.Value | None], **attributes: int) -> ir.Node:
         self._count += 1
-        name = f"restored/{len(self._model.graph)}_{self._count}/{op_type}"
+        name = f"dequantized/{len(self._model.graph)}_{self._count}/{op_type}"
         return named_node(op_type, inputs, name, **attributes)
 
     def _replace(self, value: ir.Value, new: list[ir.Node]) -> int:
@@ -151,8 +149,8 @@ class _Editor:
         kind = real_type(value)
         if kind != ir.DataType.FLOAT:
             new.append(self._node("Cast", [new[-1].outputs[0]], to=int(kind)))
-        result, producer = new[-1].outputs[0], value.producer()
-        if producer is None:
+        result, maker = new[-1].outputs[0], value.producer()
+        if maker is None:
             raise ContractError(f"{value.name} comes from nowhere; quantize again")
         readers = [(n, i) for n, i in value.uses() if n not in set(new)]
         for node, index in readers:
@@ -161,24 +159,7 @@ class _Editor:
         for place, output in enumerate(outputs):
             if output is value:
                 result.shape, result.type = value.shape, value.type
-                name, value.name = value.name, f"{value.name}_before_restored"
+                name, value.name = value.name, f"{value.name}_before_dequantized"
                 result.name, outputs[place] = name, result
-        self._model.graph.insert_after(producer, new)
+        self._model.graph.insert_after(maker, new)
         return 1
-
-
-def _producer(value: ir.Value | None) -> ir.Node | None:
-    return value.producer() if value is not None else None
-
-
-def _cast(value: ir.Value | None) -> ir.Node | None:
-    node = _producer(value)
-    return node if node is not None and node.op_type == "Cast" else None
-
-
-def _bias_behind(node: ir.Node) -> ir.Node | None:
-    readers = [reader for reader, _ in node.outputs[0].uses()]
-    if len(readers) != 1 or readers[0].op_type != "Add":
-        return None
-    stored = any(v is not None and v.is_initializer() for v in readers[0].inputs)
-    return readers[0] if stored else None

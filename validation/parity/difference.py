@@ -80,6 +80,11 @@ class Difference:
         return 10 * math.log10(self._sums["source"] / self._sums["error"])
 
     @property
+    def rounded_db(self) -> float | None:
+        """``sqnr_db`` as reports have it: to 0.01 dB; None where it is not finite."""
+        return round(self.sqnr_db, 2) if math.isfinite(self.sqnr_db) else None
+
+    @property
     def relative(self) -> float:
         """Largest difference over the largest magnitude of the source's output."""
         if not self.finite:
@@ -120,7 +125,7 @@ class Difference:
             "relative": self.relative if self.finite else None,
             "scale": self.peak,
             "cosine": sums["dot"] / norm if norm else None,
-            "sqnr_db": round(self.sqnr_db, 2) if math.isfinite(self.sqnr_db) else None,
+            "sqnr_db": self.rounded_db,
             "agreement": self.agreement,
             "kl": self.kl,
             "rank_agreement": self.rank_agreement,

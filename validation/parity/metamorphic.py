@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from albert_deploy.runtime.contract import CHOICES, INPUT_NAMES, SEQUENCE
-from albert_deploy.runtime.errors import InputError
+from albert_deploy.runtime.errors import InputError, lookup
 from albert_deploy.runtime.session import Session
 
 
@@ -71,7 +71,6 @@ class MetamorphicConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Check the values."""
         for name, least in {"rows": 2, "length": 4, "batch": 2}.items():
             if getattr(self, name) < least:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be at least {least}")
@@ -120,9 +119,7 @@ def metamorphic(
     options = options or MetamorphicConfig()
     if not texts:
         raise InputError("got no texts for the metamorphic checks; give some rows")
-    if variant not in TOLERANCES:
-        raise InputError(f"unknown variant {variant!r}; use one of: {', '.join(TOLERANCES)}")
-    limits = TOLERANCES[variant]
+    limits = lookup(TOLERANCES, variant, "variant")
     runs = Runs(session, source, contract)
     found: list[dict[str, Any]] = []
 

@@ -8,7 +8,6 @@ file, the variant's file against the engine that a deployment takes for it.
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -149,7 +148,7 @@ def _compare(
         {
             "stage": stage,
             "output": output,
-            "sqnr_db": round(d.sqnr_db, 2) if math.isfinite(d.sqnr_db) else None,
+            "sqnr_db": d.rounded_db,
             "max_abs": d.max_abs,
             "finite": d.finite,
         }

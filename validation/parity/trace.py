@@ -7,7 +7,6 @@ errors compound. The trace reads the files that ship, with the hidden states as 
 from __future__ import annotations
 
 import contextlib
-import math
 import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -110,8 +109,8 @@ class _Pair:
         """Return the form that reports hold, less its name."""
         return {
             "tokens": self.tokens,
-            "sqnr_db": _ratio(self._all),
-            "first_token_sqnr_db": _ratio(self._first) if self._hidden else None,
+            "sqnr_db": self._all.rounded_db,
+            "first_token_sqnr_db": self._first.rounded_db if self._hidden else None,
             "finite": self._all.finite,
         }
 
@@ -121,9 +120,6 @@ def hidden_states(model: ir.Model) -> dict[str, str]:
 
     They are what the first iteration reads, and the last normalization of each iteration; a
     converter keeps their names.
-
-    Args:
-        model: The fp32 graph, as exported.
 
     Raises:
         ContractError: The graph has no encoder, or an iteration without a normalization.
@@ -199,8 +195,3 @@ def _common(ours: Floats, theirs: Floats, where: str) -> tuple[Floats, Floats]:
             f"{where}: got shape {theirs.shape}, fp32 has {ours.shape}; quantize again"
         )
     return ours, theirs
-
-
-def _ratio(difference: Difference) -> float | None:
-    ratio = difference.sqnr_db
-    return round(ratio, 2) if math.isfinite(ratio) else None

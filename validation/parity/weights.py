@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from albert_deploy.runtime.errors import ContractError, InputError
+from albert_deploy.runtime.errors import ContractError, lookup
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -100,9 +100,7 @@ def check_weights(source: ir.Model, written: ir.Model, variant: str) -> list[dic
         InputError: Unknown variant.
         ContractError: The graphs have no parameter in common.
     """
-    if variant not in PRECISIONS:
-        raise InputError(f"unknown variant {variant!r}; use one of: {', '.join(PRECISIONS)}")
-    limits = PRECISIONS[variant]
+    limits = lookup(PRECISIONS, variant, "variant")
     found = compare_weights(source, written, equalized=variant in _EQUALIZED)
     matrices = [c for c in found if c.matrix]
     if not matrices:

@@ -21,7 +21,9 @@ from albert_deploy.validation.data.rows import (
 from albert_deploy.validation.evaluate.evidence import Evidence
 from albert_deploy.validation.evaluate.predictions import FOLDER
 from albert_deploy.validation.evaluate.workers import SOURCE
-from albert_deploy.validation.gate.gate import Check, Rules, metric_record, verdict_of
+from albert_deploy.validation.gate.checks import Check
+from albert_deploy.validation.gate.gate import metric_record, verdict_of
+from albert_deploy.validation.gate.policy import Rules
 from albert_deploy.validation.parity.difference import Difference
 from albert_deploy.validation.report.plots import error_histogram
 from albert_deploy.validation.scores.paired import Paired

@@ -18,7 +18,7 @@ from albert_deploy.validation.report.markdown import summary, table, trace_table
 from albert_deploy.validation.report.pictures import PICTURES, write_pictures
 
 if TYPE_CHECKING:
-    from albert_deploy.validation.evaluate.evaluate import Evidence
+    from albert_deploy.validation.evaluate.evidence import Evidence
 
 _FILE = "templates/validation.schema.json"
 

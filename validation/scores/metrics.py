@@ -13,22 +13,6 @@ import numpy.typing as npt
 from albert_deploy.runtime.errors import InputError, MachineError
 
 
-def accuracy(
-    labels: Sequence[int] | npt.NDArray[Any], predictions: Sequence[int] | npt.NDArray[Any]
-) -> float:
-    """Return the share of predictions that equal their label, in percent.
-
-    Args:
-        labels: Class ids, [rows].
-        predictions: Class ids, [rows].
-
-    Raises:
-        InputError: There are no rows, or not one prediction for each label.
-    """
-    wanted, got = _pair(labels, predictions)
-    return 100.0 * int(np.count_nonzero(wanted == got)) / len(wanted)
-
-
 def f1(labels: Sequence[int] | npt.NDArray[Any], predictions: Any) -> float:
     """Return the F1 of class 1, in percent; 0 where neither labels nor predictions have it.
 
@@ -37,7 +21,7 @@ def f1(labels: Sequence[int] | npt.NDArray[Any], predictions: Any) -> float:
         predictions: 0 or 1, [rows].
 
     Raises:
-        InputError: See ``accuracy``.
+        InputError: There are no rows, or not one prediction for each label.
         MachineError: scikit-learn is not installed.
     """
     wanted, got = _pair(labels, predictions)
@@ -53,7 +37,7 @@ def matthews(labels: Sequence[int] | npt.NDArray[Any], predictions: Any) -> floa
         predictions: Class ids, [rows].
 
     Raises:
-        InputError: See ``accuracy``.
+        InputError: See ``f1``.
         MachineError: scikit-learn is not installed.
     """
     wanted, got = _pair(labels, predictions)
@@ -70,7 +54,7 @@ def pearson(labels: Sequence[float] | npt.NDArray[Any], predictions: Any) -> flo
         predictions: Finite numbers, [rows].
 
     Raises:
-        InputError: See ``accuracy``.
+        InputError: See ``f1``.
         MachineError: SciPy is not installed.
     """
     return _correlation("pearsonr", labels, predictions)

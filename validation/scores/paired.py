@@ -43,7 +43,6 @@ class PairedConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Check the values."""
         if not 0.5 <= self.confidence < 1:
             raise InputError(
                 f"confidence is {self.confidence}, wanted 0.5 to less than 1, such as 0.95"

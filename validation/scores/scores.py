@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from albert_deploy.runtime.errors import InputError
+from albert_deploy.runtime.errors import InputError, lookup
 from albert_deploy.validation.data.layouts import TAG
 from albert_deploy.validation.data.rows import (
     ChoiceRow,
@@ -19,7 +19,7 @@ from albert_deploy.validation.data.rows import (
     QuestionRow,
     TokensRow,
 )
-from albert_deploy.validation.data.table import Dataset, dataset_named
+from albert_deploy.validation.data.table import DATASETS, Dataset
 from albert_deploy.validation.scores import metrics, squad
 from albert_deploy.validation.scores.measured import (
     Floats,
@@ -67,7 +67,7 @@ def measure(
         InputError: There are no rows, or a prediction has another form.
         MachineError: The library that computes a score is not installed.
     """
-    dataset = dataset_named(name)
+    dataset = lookup(DATASETS, name, "data set")
     if not rows:
         raise InputError(f"got no rows of {name} to score, wanted at least one; check the data")
     found: dict[str, Measured]

@@ -9,10 +9,9 @@ from __future__ import annotations
 import re
 import string
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 from albert_deploy.runtime.errors import InputError
-from albert_deploy.validation.data.rows import QuestionRow
 
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 # ASCII only, as in the official script: a typographic quote or dash stays.
@@ -32,7 +31,7 @@ def exact_match(prediction: str, answers: Sequence[str]) -> float:
     Raises:
         InputError: There are no answers to compare with.
     """
-    return _closest(_equal, prediction, answers)
+    return _closest(lambda mine, answer: float(mine == answer), prediction, answers)
 
 
 def f1(prediction: str, answers: Sequence[str]) -> float:
@@ -44,41 +43,11 @@ def f1(prediction: str, answers: Sequence[str]) -> float:
     return _closest(overlap, prediction, answers)
 
 
-def score(predictions: Mapping[str, str], rows: Iterable[QuestionRow]) -> dict[str, float]:
-    """Score the answers to a whole data set.
-
-    Args:
-        predictions: Answer by question id; a question without one counts as wrong, and an id
-            that no row has is ignored, both as in the official script.
-        rows: Questions with their reference answers.
-
-    Returns:
-        ``exact_match`` and ``f1``, means over the rows in percent.
-
-    Raises:
-        InputError: There are no rows, or one without answers.
-    """
-    total = 0
-    exact = overlap = 0.0
-    for row in rows:
-        total += 1
-        if row.id in predictions:
-            exact += exact_match(predictions[row.id], row.answers)
-            overlap += f1(predictions[row.id], row.answers)
-    if not total:
-        raise InputError("got no questions to score, wanted at least one; check the data set")
-    return {"exact_match": 100.0 * exact / total, "f1": 100.0 * overlap / total}
-
-
 def _closest(metric: Callable[[str, str], float], prediction: str, answers: Sequence[str]) -> float:
     if not answers:
         raise InputError("got a question without answers, wanted at least one; check the data set")
     mine = normalize(prediction)
     return max(metric(mine, normalize(answer)) for answer in answers)
-
-
-def _equal(prediction: str, answer: str) -> float:
-    return float(prediction == answer)
 
 
 def overlap(prediction: str, answer: str) -> float:

@@ -40,37 +40,6 @@ class Answer:
 _Logits = Sequence[npt.NDArray[Any]] | npt.NDArray[Any]
 
 
-def best_answer(
-    windows: Sequence[Window],
-    start_logits: _Logits,
-    end_logits: _Logits,
-    *,
-    max_answer_tokens: int,
-    n_best: int,
-) -> tuple[str, int, int, float]:
-    """Choose the answer with the largest sum of start and end logit over all windows.
-
-    Args:
-        windows: What ``windows`` returned for one question.
-        start_logits: float [windows, sequence], padded or not; or one row per window.
-        end_logits: Likewise.
-        max_answer_tokens: Most tokens of an answer.
-        n_best: How many starts and ends of each window are paired with each other. Where no
-            such pair is an answer, all of them are tried.
-
-    Returns:
-        The answer as it stands in the context, its first character, the one after its last,
-        and its score.
-
-    Raises:
-        InputError: Logits do not fit the windows or are not finite, or a limit is below 1.
-    """
-    best = best_answers(
-        windows, start_logits, end_logits, max_answer_tokens=max_answer_tokens, n_best=n_best
-    )[0]
-    return best.text, best.start, best.end, best.score
-
-
 def best_answers(
     windows: Sequence[Window],
     start_logits: _Logits,
@@ -87,11 +56,12 @@ def best_answers(
     the ``n_best`` before it drops them.
 
     Args:
-        windows: See ``best_answer``.
-        start_logits: See ``best_answer``.
-        end_logits: See ``best_answer``.
-        max_answer_tokens: See ``best_answer``.
-        n_best: See ``best_answer``; also how many answers are returned at most.
+        windows: What ``windows`` returned for one question.
+        start_logits: float [windows, sequence], padded or not; or one row per window.
+        end_logits: Likewise.
+        max_answer_tokens: Most tokens of an answer.
+        n_best: How many starts and ends of each window are paired with each other, and how many
+            answers are returned at most. Where no pair is an answer, all of them are tried.
         max_context: Let an answer start only in the window that shows the most context around
             its first token, as the script released with BERT does; transformers' own does not.
 
@@ -99,7 +69,7 @@ def best_answers(
         At least one answer; of equal scores the earlier window's, then the better start's first.
 
     Raises:
-        InputError: See ``best_answer``.
+        InputError: Logits do not fit the windows or are not finite, or a limit is below 1.
     """
     _check(windows, start_logits, end_logits, max_answer_tokens, n_best)
     rows = [
@@ -128,9 +98,9 @@ def null_score(windows: Sequence[Window], start_logits: _Logits, end_logits: _Lo
     al. 2019, section 4.3, and transformers' ``postprocess_qa_predictions``.
 
     Args:
-        windows: See ``best_answer``.
-        start_logits: See ``best_answer``.
-        end_logits: See ``best_answer``.
+        windows: See ``best_answers``.
+        start_logits: See ``best_answers``.
+        end_logits: See ``best_answers``.
 
     Raises:
         InputError: Logits do not fit the windows or are not finite.

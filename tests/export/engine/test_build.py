@@ -102,8 +102,8 @@ def test_a_variant_is_proven(variant: str, deployed: Path, built: Build) -> None
     assert found.peak_bytes is not None
     assert found.peak_bytes > 2**20
     assert found.inspector is found.timing_cache is None
-    assert found.facts.scratch_bytes is not None
-    assert found.facts.errors == ()
+    assert found.log.scratch_bytes is not None
+    assert found.log.errors == ()
 
 
 def test_float32_passed_off_as_float16_fails(deployed: Path, built: Build) -> None:
@@ -163,12 +163,12 @@ def test_several_profiles_share_the_weights(deployed: Path, rtx: Flavour, built:
     config = EngineConfig(profiles=(_profile(4, 16), _profile(1, 64)))
     path = deployed / VARIANTS["fp16"].file
     both = build_plan(path, L4, config, flavour=rtx)
-    one = built("fp16").facts.weights_bytes
-    assert both.facts.weights_bytes is not None
+    one = built("fp16").log.weights_bytes
+    assert both.log.weights_bytes is not None
     assert one is not None
     # At base geometry they are equal.
-    assert one <= both.facts.weights_bytes <= 1.1 * one
-    assert len(both.facts.layers) > len(built("fp16").facts.layers)
+    assert one <= both.log.weights_bytes <= 1.1 * one
+    assert len(both.log.layers) > len(built("fp16").log.layers)
     assert {p.status for p in prove(path, "fp16", USES, both)} == {"passed"}
 
 
@@ -245,7 +245,7 @@ def file(tmp_path: Path) -> Path:
 def test_settings_reach_tensorrt(version: str, file: Path) -> None:
     flavour = _faked(version, lines=["Total Weights Memory: 12 bytes"], inspector='{"Layers": []}')
     plain = build_plan(file, L4, EngineConfig(profiles=(_profile(),)), flavour=flavour)
-    assert (plain.plan, plain.facts.weights_bytes) == (b"a plan", 12)
+    assert (plain.plan, plain.log.weights_bytes) == (b"a plan", 12)
     assert plain.inspector == {"Layers": []}
     seen = flavour.module.seen
     # No precision, and no TF32 either, which TensorRT turns on by itself.
@@ -360,7 +360,7 @@ def test_a_log_holds_the_lines_of_its_own_build(file: Path) -> None:
     config = EngineConfig(profiles=(_profile(),))
     one = build_plan(file, L4, config, flavour=_faked(lines=["Total Weights Memory: 1 bytes"]))
     two = build_plan(file, L4, config, flavour=_faked(lines=["Max Scratch Memory: 2 bytes"]))
-    assert (one.facts.weights_bytes, two.facts.weights_bytes) == (1, None)
+    assert (one.log.weights_bytes, two.log.weights_bytes) == (1, None)
 
 
 def test_every_setting_is_known_to_some_flavour() -> None:
@@ -427,7 +427,7 @@ def test_the_samples_are_proven_for_three_targets(name: str, rtx: Flavour, tmp_p
         found = build_plan(path, target_named(target), config, flavour=rtx)
         proofs = prove(path, variant, layers, found, parameter_bytes=manifest["parameter_bytes"])
         assert {p.status for p in proofs} == {"passed"}, proofs
-        assert len(found.facts.attention) == 3 * layers
+        assert len(found.log.attention) == 3 * layers
 
 
 @pytest.mark.slow
@@ -445,6 +445,6 @@ def test_base_geometry_is_proven_for_three_targets(
         found = build_plan(path, target_named(target), config, flavour=rtx)
         proofs = prove(path, variant, 12, found, parameter_bytes=manifest["parameter_bytes"])
         assert {p.status for p in proofs} == {"passed"}, proofs
-        assert len(found.facts.attention) == 36
-        assert found.facts.weights_bytes is not None
-        assert found.facts.weights_bytes < limit
+        assert len(found.log.attention) == 36
+        assert found.log.weights_bytes is not None
+        assert found.log.weights_bytes < limit

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from albert_deploy.export.engine.log import (
-    facts_of,
     layers_of_inspector,
     layers_of_text,
+    read_log,
     type_named,
 )
 from albert_deploy.runtime.trt.log import LogLine
@@ -43,7 +43,7 @@ def _lines(*texts: str, severity: str = "VERBOSE") -> list[LogLine]:
 
 
 def test_memory_and_attention_are_read() -> None:
-    facts = facts_of(
+    log = read_log(
         _lines(
             "Total Weights Memory: 23497088 bytes",
             "Max Scratch Memory: 23924736 bytes",
@@ -56,16 +56,16 @@ def test_memory_and_attention_are_read() -> None:
         + _lines("worse", severity="INTERNAL_ERROR")
         + _lines("hm", "hm", severity="WARNING")
     )
-    assert (facts.weights_bytes, facts.scratch_bytes) == (23497088, 23924736)
-    assert facts.activation_bytes == 23924737
-    assert facts.attention == ("it_1/MatMul_1", "it_1/Softmax")
-    assert [layer.kind for layer in facts.layers] == ["shape_call", "gemm", "kgen"]
-    assert facts.errors == ("cannot", "worse")
-    assert facts.warnings == ("hm",)
+    assert (log.weights_bytes, log.scratch_bytes) == (23497088, 23924736)
+    assert log.activation_bytes == 23924737
+    assert log.attention == ("it_1/MatMul_1", "it_1/Softmax")
+    assert [layer.kind for layer in log.layers] == ["shape_call", "gemm", "kgen"]
+    assert log.errors == ("cannot", "worse")
+    assert log.warnings == ("hm",)
 
 
 def test_several_profiles_name_a_node_once_and_count_the_largest() -> None:
-    facts = facts_of(
+    log = read_log(
         _lines(
             "Max Scratch Memory: 7 bytes",
             "Max Scratch Memory: 9 bytes",
@@ -73,15 +73,15 @@ def test_several_profiles_name_a_node_once_and_count_the_largest() -> None:
             "Found it_1/Softmax to be part of self-attention pattern.",
         )
     )
-    assert facts.scratch_bytes == 9
-    assert facts.attention == ("it_1/Softmax",)
+    assert log.scratch_bytes == 9
+    assert log.attention == ("it_1/Softmax",)
 
 
 def test_a_log_without_the_lines_says_nothing() -> None:
-    facts = facts_of(_lines("Total Host Persistent Memory: 80 bytes"))
-    assert facts.weights_bytes is facts.scratch_bytes is facts.activation_bytes is None
-    assert facts.attention == ()
-    assert facts.layers == ()
+    log = read_log(_lines("Total Host Persistent Memory: 80 bytes"))
+    assert log.weights_bytes is log.scratch_bytes is log.activation_bytes is None
+    assert log.attention == ()
+    assert log.layers == ()
 
 
 def test_a_layer_has_its_nodes_and_types() -> None:

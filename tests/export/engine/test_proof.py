@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from albert_deploy.export.engine.build import Built
-from albert_deploy.export.engine.log import Layer, LogFacts, Tensor
-from albert_deploy.export.engine.network import NetworkFacts, Product
+from albert_deploy.export.engine.log import BuildLog, Layer, Tensor
+from albert_deploy.export.engine.network import Network, Product
 from albert_deploy.export.engine.proofs import Proof, prove, widened_bytes
 from albert_deploy.runtime.errors import InputError
 
@@ -24,7 +24,7 @@ def _product(name: str, data: str, weight: str | None, real: str, **more: Any) -
     return Product(name=name, data=data, weight=weight, real=real, **more)
 
 
-def _network(data: str = "fp16", real: str = "fp16", heads: int = 64) -> NetworkFacts:
+def _network(data: str = "fp16", real: str = "fp16", heads: int = 64) -> Network:
     products = []
     for use in range(USES):
         module = f"encoder/iteration_{use:02d}"
@@ -37,7 +37,7 @@ def _network(data: str = "fp16", real: str = "fp16", heads: int = 64) -> Network
             _product(f"{module}/attention/MatMul_1", real, None, real),
         ]
     products.append(_product("classifier/MatMul", real, real, real, weight_elements=10))
-    return NetworkFacts(
+    return Network(
         products=tuple(products), stored_bytes=10_000_000, cast_bytes=0, has_attention=False
     )
 
@@ -76,7 +76,7 @@ def _layers(data: str = "fp16", real: str = "fp16", *, fused: bool = True) -> tu
 
 
 def _built(**changes: Any) -> Built:
-    facts: dict[str, Any] = {
+    log: dict[str, Any] = {
         "weights_bytes": 10_100_000,
         "scratch_bytes": 1,
         "activation_bytes": 1,
@@ -89,10 +89,10 @@ def _built(**changes: Any) -> Built:
         "errors": (),
         "warnings": (),
     }
-    known = {key: changes.pop(key) for key in list(changes) if key in facts}
+    known = {key: changes.pop(key) for key in list(changes) if key in log}
     built = Built(
         plan=b"",
-        facts=LogFacts(**(facts | known)),
+        log=BuildLog(**(log | known)),
         network=_network(),
         flavour="tensorrt_rtx",
         version="1.7.1.116",
@@ -115,7 +115,7 @@ def test_a_sound_plan_passes() -> None:
     assert {proof.status for proof in proofs.values()} == {"passed"}
     assert proofs["linear types"].found == "7 in fp16"
     assert proofs["fused attention"].found == "6 nodes recognised, 2 uses in one kernel"
-    assert proofs["sharing"].to_json() == {
+    assert asdict(proofs["sharing"]) == {
         "name": "sharing",
         "status": "passed",
         "found": "10,100,000 bytes of weights",
@@ -150,7 +150,7 @@ def test_what_a_plan_widens_is_counted_once_for_a_matrix() -> None:
         )
         for i in range(3)
     ]
-    network = NetworkFacts(
+    network = Network(
         products=(mapping, *inside), stored_bytes=1, cast_bytes=7, has_attention=False
     )
     # The matrix once more, for fp16 has two bytes; both scales for each use; the cast constant.
@@ -237,8 +237,8 @@ def test_a_product_that_was_kept_on_purpose_may_be_wider() -> None:
 def test_attention_that_is_not_recognised_fails() -> None:
     proof = _proofs(_built(attention=()))["fused attention"]
     assert proof.status == "failed"
-    facts = _built().facts.attention
-    assert _proofs(_built(attention=facts[:-1]))["fused attention"].status == "failed"
+    log = _built().log.attention
+    assert _proofs(_built(attention=log[:-1]))["fused attention"].status == "failed"
 
 
 def test_attention_that_is_recognised_but_not_fused_fails_where_it_could_be() -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from albert_deploy.export.graph.file import load
 from albert_deploy.export.graph.naming import PROBABILITIES, QUERY_KEY, label_of
-from albert_deploy.export.graph.uses import Point, activations, find_points
+from albert_deploy.export.graph.uses import Use, activations, find_uses
 
 ALBERT = ("query", "key", "value", "attention.dense", "ffn", "ffn_output")
 BERT = ("query", "key", "value", "attention.output.dense", "intermediate.dense", "output.dense")
@@ -45,40 +45,40 @@ def graph(
 Graph = tuple[str, ir.Model, dict[str, Any]]
 
 
-def uses(config: dict[str, Any]) -> int:
+def layer_uses(config: dict[str, Any]) -> int:
     return int(config["num_hidden_layers"]) * int(config.get("inner_group_num", 1))
 
 
 def test_labels_are_unique_and_for_people(graph: Graph) -> None:
-    points = find_points(graph[1])
-    for names in ([p.label for p in points], [p.node for p in points]):
+    uses = find_uses(graph[1])
+    for names in ([p.label for p in uses], [p.node for p in uses]):
         assert not [name for name, count in Counter(names).items() if count > 1]
-    for point in points:
-        assert "/" not in point.label
-        assert "MatMul" not in point.label
+    for use in uses:
+        assert "/" not in use.label
+        assert "MatMul" not in use.label
 
 
 def test_the_number_of_points_follows_from_the_configuration(graph: Graph) -> None:
     name, model, config = graph
-    points = find_points(model)
-    assert len(points) == uses(config) * (6 + 2) + len(OUTSIDE[name])
-    assert len(points) == sum(node.op_type == "MatMul" for node in model.graph)
-    assert [p.label for p in points if p.iteration is None] == OUTSIDE[name]
+    uses = find_uses(model)
+    assert len(uses) == layer_uses(config) * (6 + 2) + len(OUTSIDE[name])
+    assert len(uses) == sum(node.op_type == "MatMul" for node in model.graph)
+    assert [p.label for p in uses if p.iteration is None] == OUTSIDE[name]
 
 
 def test_every_use_has_six_linears_and_two_products(graph: Graph) -> None:
     _, model, config = graph
     linears = BERT if config["model_type"] == "bert" else ALBERT
-    by_use: dict[str, list[Point]] = {}
-    for point in find_points(model):
-        if point.iteration is not None:
-            by_use.setdefault(point.label.rpartition(", ")[0], []).append(point)
-    assert len(by_use) == uses(config)
-    for points in by_use.values():
-        assert {p.operator for p in points if p.weight} == set(linears)
-        assert [p.operator for p in points if not p.weight] == [QUERY_KEY, PROBABILITIES]
-        assert all(len(p.inputs) == (1 if p.weight else 2) for p in points)
-    numbers = {p.iteration for p in find_points(model)} - {None}
+    by_use: dict[str, list[Use]] = {}
+    for use in find_uses(model):
+        if use.iteration is not None:
+            by_use.setdefault(use.label.rpartition(", ")[0], []).append(use)
+    assert len(by_use) == layer_uses(config)
+    for uses in by_use.values():
+        assert {p.operator for p in uses if p.weight} == set(linears)
+        assert [p.operator for p in uses if not p.weight] == [QUERY_KEY, PROBABILITIES]
+        assert all(len(p.inputs) == (1 if p.weight else 2) for p in uses)
+    numbers = {p.iteration for p in find_uses(model)} - {None}
     assert numbers == set(range(config["num_hidden_layers"]))
 
 
@@ -89,13 +89,13 @@ def test_a_shared_weight_has_one_point_per_use(graph: Graph) -> None:
         if config["model_type"] == "bert"
         else int(config["num_hidden_groups"]) * int(config["inner_group_num"])
     )
-    counts = Counter(p.weight for p in find_points(model) if p.weight and p.iteration is not None)
+    counts = Counter(p.weight for p in find_uses(model) if p.weight and p.iteration is not None)
     assert len(counts) == 6 * layers
-    assert set(counts.values()) == {uses(config) // layers}
+    assert set(counts.values()) == {layer_uses(config) // layers}
 
 
 def test_inner_layers_are_told_apart(graph_of: Callable[[str], Path]) -> None:
-    labels = [p.label for p in find_points(load(graph_of("grouped")))]
+    labels = [p.label for p in find_uses(load(graph_of("grouped")))]
     assert "encoder iteration 3, ffn_output" in labels
     assert "encoder iteration 3 inner layer 1, ffn_output" in labels
 
@@ -103,8 +103,8 @@ def test_inner_layers_are_told_apart(graph_of: Callable[[str], Path]) -> None:
 def test_points_read_values_that_the_graph_computes(graph: Graph) -> None:
     model = graph[1]
     computed = {v.name: v.producer() for node in model.graph for v in node.outputs}
-    for point in find_points(model):
-        for name in point.inputs:
+    for use in find_uses(model):
+        for name in use.inputs:
             producer = computed[name]
             assert producer is not None
             # Moved values are quantized before they are moved.
@@ -112,17 +112,17 @@ def test_points_read_values_that_the_graph_computes(graph: Graph) -> None:
 
 
 def test_each_activation_has_a_label_that_names_its_readers(graph: Graph) -> None:
-    points = find_points(graph[1])
-    labels = activations(points)
-    assert set(labels) == {name for point in points for name in point.inputs}
+    uses = find_uses(graph[1])
+    labels = activations(uses)
+    assert set(labels) == {name for use in uses for name in use.inputs}
     assert not [label for label, count in Counter(labels.values()).items() if count > 1]
-    for point in points:
-        for name in point.inputs:
-            assert point.operator in labels[name]
+    for use in uses:
+        for name in use.inputs:
+            assert use.operator in labels[name]
 
 
 def test_an_activation_that_feeds_three_products_is_one(graph_of: Callable[[str], Path]) -> None:
-    labels = activations(find_points(load(graph_of("albert")))).values()
+    labels = activations(find_uses(load(graph_of("albert")))).values()
     assert "encoder iteration 5, query + key + value, input" in labels
     assert "encoder iteration 5, query x key, input 1" in labels
     assert "encoder iteration 5, query x key, input 2" in labels

@@ -11,7 +11,7 @@ import onnx_ir as ir
 import pytest
 
 from albert_deploy.export.graph.file import load
-from albert_deploy.export.graph.uses import activations, find_points
+from albert_deploy.export.graph.uses import activations, find_uses
 from albert_deploy.quantize.calibration.observe import Row, calibrate, tapped
 from albert_deploy.quantize.calibration.statistics import Statistics
 from albert_deploy.runtime.errors import InputError
@@ -27,7 +27,7 @@ def model(graph_of: Callable[[str], Path]) -> ir.Model:
 
 
 def labels_of(model: ir.Model) -> dict[str, str]:
-    return activations(find_points(model))
+    return activations(find_uses(model))
 
 
 def change(model: ir.Model, name: str, edit: Callable[[npt.NDArray[np.float32]], object]) -> None:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from albert_deploy.quantize.calibration.ranges import RULES, rule_named, scale_of
+from albert_deploy.quantize.calibration.ranges import RULES, scale_of
 from albert_deploy.quantize.calibration.statistics import HALF, Statistics, observe
 from albert_deploy.quantize.schemes.dynamic import quantize_weight
 from albert_deploy.quantize.schemes.formats import FORMATS
@@ -82,7 +82,7 @@ def test_a_range_is_positive_and_no_larger_than_the_peak(
     rule: str, levels: int, values: Array
 ) -> None:
     statistics = observe(values, "x")
-    found = rule_named(rule)(statistics, levels)
+    found = RULES[rule](statistics, levels)
     assert found <= statistics.peak
     assert found > 0 or statistics.peak == 0
     normal_scale(scale_of(statistics, rule, levels))
@@ -90,13 +90,13 @@ def test_a_range_is_positive_and_no_larger_than_the_peak(
 
 @given(activations())
 def test_minmax_is_the_peak(values: Array) -> None:
-    assert rule_named("minmax")(observe(values, "x"), LEVELS) == np.abs(values).max()
+    assert RULES["minmax"](observe(values, "x"), LEVELS) == np.abs(values).max()
 
 
 @pytest.mark.parametrize("rule", RULES)
 def test_an_activation_of_zeros_has_a_scale(rule: str) -> None:
     statistics = observe(np.zeros((4, 8), np.float32), "dead")
-    assert rule_named(rule)(statistics, LEVELS) == 0
+    assert RULES[rule](statistics, LEVELS) == 0
     assert scale_of(statistics, rule) == TINY
 
 
@@ -115,14 +115,14 @@ def squared_error(statistics: Statistics, largest: float, levels: int) -> float:
 def test_mse_costs_no_more_than_minmax(values: Array, levels: int) -> None:
     statistics = observe(values, "x")
     assume(statistics.peak > 0)
-    found = rule_named("mse")(statistics, levels)
+    found = RULES["mse"](statistics, levels)
     limit = squared_error(statistics, statistics.peak, levels)
     assert squared_error(statistics, found, levels) <= limit * (1 + 1e-9)
 
 
 def test_mse_costs_much_less_than_minmax_where_few_levels_meet_a_long_tail() -> None:
     statistics = observe(np.random.default_rng(0).laplace(size=(500, 64)).astype(np.float32), "x")
-    found = rule_named("mse")(statistics, 7)
+    found = RULES["mse"](statistics, 7)
     costs = [squared_error(statistics, largest, 7) for largest in (found, statistics.peak)]
     assert costs[0] < 0.5 * costs[1]
 
@@ -132,7 +132,7 @@ def test_mse_costs_less_with_more_levels(values: Array, levels: int) -> None:
     statistics = observe(values, "x")
     assume(statistics.peak > 0)
     coarse, fine = (
-        squared_error(statistics, rule_named("mse")(statistics, n), n) for n in (levels, 8 * levels)
+        squared_error(statistics, RULES["mse"](statistics, n), n) for n in (levels, 8 * levels)
     )
     # One value may be met exactly by chance, by either.
     assert fine <= coarse * 1.01 + statistics.total * (statistics.peak / (16 * levels)) ** 2
@@ -141,7 +141,7 @@ def test_mse_costs_less_with_more_levels(values: Array, levels: int) -> None:
 @given(activations())
 def test_percentile_keeps_its_share_of_the_values(values: Array) -> None:
     statistics = observe(values, "x")
-    found = rule_named("percentile")(statistics, LEVELS)
+    found = RULES["percentile"](statistics, LEVELS)
     assert (np.abs(values.astype(np.float64)) <= found).mean() >= 0.9999
 
 
@@ -153,7 +153,7 @@ def test_percentile_keeps_its_share_of_the_values(values: Array) -> None:
 def test_a_single_outlier_is_clipped(rule: str, levels: int, outlier: float) -> None:
     values = normals(0, (1000, 64), 0)
     values[0, 0] = outlier
-    found = rule_named(rule)(observe(values, "x"), levels)
+    found = RULES[rule](observe(values, "x"), levels)
     assert 2 < found < outlier / 2
 
 
@@ -174,7 +174,7 @@ def test_a_range_grows_with_the_activation(rule: str, seed: int, power: int) -> 
     """Twice the values, twice the range, exactly: no rule knows an absolute magnitude."""
     values = normals(seed, (20, 10), 0)
     ranges = [
-        rule_named(rule)(observe(array, "x"), LEVELS)
+        RULES[rule](observe(array, "x"), LEVELS)
         for array in (values, values * np.float32(2.0**power))
     ]
     assert ranges[1] == ranges[0] * 2.0**power
@@ -184,8 +184,8 @@ def test_a_range_grows_with_the_activation(rule: str, seed: int, power: int) -> 
 def test_minmax_never_falls_when_more_is_seen(first: Array, second: Array) -> None:
     channels = min(first.shape[1], second.shape[1])
     statistics = observe(first[:, :channels], "x")
-    before = rule_named("minmax")(statistics, LEVELS)
-    assert rule_named("minmax")(observe(second[:, :channels], "x", statistics), LEVELS) >= before
+    before = RULES["minmax"](statistics, LEVELS)
+    assert RULES["minmax"](observe(second[:, :channels], "x", statistics), LEVELS) >= before
 
 
 @pytest.mark.parametrize("rule", ["minmax", "percentile"])

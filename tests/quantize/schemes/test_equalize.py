@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from albert_deploy.export.graph.file import load, save
-from albert_deploy.export.graph.uses import activations, find_points, weight_uses
+from albert_deploy.export.graph.uses import activations, find_uses, weight_uses
 from albert_deploy.quantize.calibration.observe import Row, calibrate
 from albert_deploy.quantize.calibration.statistics import Statistics
 from albert_deploy.quantize.schemes.equalize import (
@@ -51,7 +51,7 @@ def unchanged(wanted: list[dict[str, Array]], got: list[dict[str, Array]]) -> No
 
 
 def statistics_of(model: ir.Model, rows: list[Row]) -> dict[str, Statistics]:
-    return calibrate(model, activations(find_points(model)), rows)
+    return calibrate(model, activations(find_uses(model)), rows)
 
 
 def peaks_of(statistics: dict[str, Statistics], operator: str) -> list[Array]:
@@ -278,8 +278,8 @@ def test_inputs_keep_the_function(
     changed -= {n for n in changed if "embedding_hidden_mapping_in" in n}
     assert len(changed) == count
     readers: dict[str, set[str]] = {}
-    for point in find_points(model):
-        readers.setdefault(str(point.weight), set()).add(point.operator)
+    for use in find_uses(model):
+        readers.setdefault(str(use.weight), set()).add(use.operator)
     assert operators is None or all(readers[n] <= set(operators) for n in changed)
     for weight in changed:
         up = (after[weight] / before[weight]).mean(axis=1)
@@ -295,8 +295,8 @@ def test_a_shared_weight_has_one_vector_of_scales_for_all_uses(
     plant_in_norms(model)
     plant_in_values(model, name)
     scale_columns(model, "intermediate.dense.bias" if name == "bert" else "ffn.bias", 500)
-    operators = [p.operator for p in find_points(model) if p.iteration is not None and p.weight]
-    labels = activations(find_points(model)).values()
+    operators = [p.operator for p in find_uses(model) if p.iteration is not None and p.weight]
+    labels = activations(find_uses(model)).values()
     known = set(model.graph.initializers)
     equalize_inputs(model, statistics_of(model, rows), 0.5, sorted(set(operators)))
     added = [v for n, v in model.graph.initializers.items() if n not in known]

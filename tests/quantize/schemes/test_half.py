@@ -18,7 +18,7 @@ from albert_deploy.export.graph.file import load, save
 from albert_deploy.export.step import ExportConfig, export
 from albert_deploy.quantize.calibration.observe import Row, calibrate
 from albert_deploy.quantize.schemes.fp32_regions import HalfConfig
-from albert_deploy.quantize.schemes.half import KEPT_KEY, half_exceptions, to_half, watched
+from albert_deploy.quantize.schemes.half import KEPT_KEY, float32_weights, to_half, watched
 from albert_deploy.quantize.schemes.table import SCHEMES
 from albert_deploy.quantize.step import QuantizeConfig, quantize
 from albert_deploy.runtime.contract import INPUT_NAMES, VARIANTS
@@ -181,10 +181,10 @@ def test_bf16_runs_in_openvino(precision: str, exported: Path, tmp_path: Path) -
 def test_bf16_keeps_the_answer_itself_in_float32(exported: Path) -> None:
     model = load(exported / VARIANTS["fp32"].file)
     reason = "output layer of 2 columns outside the encoder"
-    kept = half_exceptions(model, SCHEMES["bf16"].config)
+    kept = float32_weights(model, SCHEMES["bf16"].config)
     assert kept["sop_classifier.classifier.weight_transposed"] == reason
     assert not [name for name in kept if "albert_layers" in name or "embeddings" in name]
-    assert half_exceptions(model, SCHEMES["fp16"].config) == {}
+    assert float32_weights(model, SCHEMES["fp16"].config) == {}
 
 
 @pytest.mark.parametrize("factor", [1e5, 1e6, 1e8])
@@ -211,7 +211,7 @@ def test_fp16_keeps_what_overflows_in_float32(
     assert not [node for node in kept if "ffn" in node or "query" in node]
 
     written = load(tmp_path / "run.onnx")
-    exceptions = half_exceptions(hard(), config)
+    exceptions = float32_weights(hard(), config)
     assert not [name for name in exceptions if "value" not in name and "dense" not in name]
     table = coverage(hard(), written, dtype=ir.DataType.FLOAT16, exceptions=exceptions)
     check_coverage(table, "model_fp16.onnx")
@@ -241,8 +241,8 @@ def test_a_weight_beyond_float16_stays_float32(exported: Path) -> None:
     name = "albert.pooler.weight_transposed"
     weight = model.graph.initializers[name]
     weight.const_value = ir.tensor(values_of(weight).numpy() * 1e6 + 1e5, name=name)
-    assert "float16 ends at 6.55e+04" in half_exceptions(model, HalfConfig())[name]
-    assert half_exceptions(model, HalfConfig(dtype="bfloat16")) == {}
+    assert "float16 ends at 6.55e+04" in float32_weights(model, HalfConfig())[name]
+    assert float32_weights(model, HalfConfig(dtype="bfloat16")) == {}
     to_half(model, HalfConfig())
     assert name in model.graph.initializers
     assert f"{name}_fp16" not in model.graph.initializers

@@ -11,7 +11,7 @@ import onnx_ir as ir
 import pytest
 
 from albert_deploy.export.graph.file import load, save
-from albert_deploy.export.graph.uses import find_points
+from albert_deploy.export.graph.uses import find_uses
 from albert_deploy.quantize.calibration.observe import Row
 from albert_deploy.quantize.schemes.pruning import drop_key_bias
 from albert_deploy.runtime.contract import INPUT_NAMES
@@ -49,7 +49,7 @@ def test_the_function_stays(name: str, graph_of: GraphOf, rows: list[Row], tmp_p
     model = load(graph_of(name))
     assert len(large_biases(model)) == KEYS[name]
     wanted = outputs(model, rows, tmp_path)
-    assert drop_key_bias(model) == sum(p.operator == "key" for p in find_points(model)) > 0
+    assert drop_key_bias(model) == sum(p.operator == "key" for p in find_uses(model)) > 0
     for before, after in zip(wanted, outputs(model, rows, tmp_path), strict=True):
         for output, values in before.items():
             scale = np.abs(values).max()
@@ -73,7 +73,7 @@ def test_nothing_else_changes(name: str, graph_of: GraphOf) -> None:
     assert len(gone) == count
     assert all("/key/Add" in str(node) for node in gone)
     assert [n.name for n in before.graph if n.name not in gone] == [n.name for n in after.graph]
-    assert [p.label for p in find_points(after)] == [p.label for p in find_points(before)]
+    assert [p.label for p in find_uses(after)] == [p.label for p in find_uses(before)]
 
 
 @pytest.mark.parametrize("name", EVERY)

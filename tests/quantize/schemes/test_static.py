@@ -16,7 +16,7 @@ import pytest
 
 from albert_deploy.export.graph.file import load
 from albert_deploy.export.graph.naming import QUERY_KEY
-from albert_deploy.export.graph.uses import find_points, origin, real_type, weight_uses
+from albert_deploy.export.graph.uses import find_uses, origin, real_type, weight_uses
 from albert_deploy.export.step import ExportConfig, export
 from albert_deploy.quantize.calibration.texts import CalibrationConfig
 from albert_deploy.quantize.schemes.static import StaticConfig
@@ -152,7 +152,7 @@ def test_every_use_of_every_weight_is_converted(made: Make, name: str, variant: 
         for value in dict.fromkeys(node.input):
             readers[value].append(node)
     converted = meant(source, variant)
-    encoder = {p.weight for p in find_points(source) if p.weight and p.iteration is not None}
+    encoder = {p.weight for p in find_uses(source) if p.weight and p.iteration is not None}
     assert encoder
     assert encoder <= set(converted)
     for weight, nodes in converted.items():
@@ -182,8 +182,8 @@ def test_the_manifest_says_the_same(made: Make, name: str, variant: str) -> None
     ]
     uses = {name: len(nodes) for name, nodes in weight_uses(source).items()}
     assert {r.weight: r.uses for r in rows} == uses
-    encoder = Counter(p.weight for p in find_points(source) if p.weight and p.iteration is not None)
-    outside = Counter(p.weight for p in find_points(source) if p.weight and p.iteration is None)
+    encoder = Counter(p.weight for p in find_uses(source) if p.weight and p.iteration is not None)
+    outside = Counter(p.weight for p in find_uses(source) if p.weight and p.iteration is None)
     for row in rows:
         assert row.integer_inputs == encoder[row.weight]
         assert len(row.real_inputs) == outside[row.weight]
@@ -226,14 +226,14 @@ def test_each_use_has_its_own_activation_scale(made: Make, name: str, variant: s
     source, written = source_of(out), load(out / VARIANTS[variant].file)
     nodes = {n.name: n for n in written.graph}
     scales: defaultdict[str, list[str]] = defaultdict(list)
-    for point in find_points(source):
-        if point.weight is None or point.iteration is None:
+    for use in find_uses(source):
+        if use.weight is None or use.iteration is None:
             continue
-        real = rounded(nodes[point.node])
+        real = rounded(nodes[use.node])
         assert real is not None
         assert real.inputs[1] is not None
-        scales[point.operator].append(str(real.inputs[1].name))
-    iterations = {p.iteration for p in find_points(source)} - {None}
+        scales[use.operator].append(str(real.inputs[1].name))
+    iterations = {p.iteration for p in find_uses(source)} - {None}
     assert scales
     for names in scales.values():
         assert len(names) == len(set(names)) == len(iterations)
@@ -320,8 +320,8 @@ def test_keep_leaves_exactly_that_product_real(albert: Path, texts: CalibrationC
     assert [r["weight"] for r in rows if label in r["real_inputs"]] == [row["weight"]]
     after = load(albert / VARIANTS["int8-qdq"].file)
     is_real = {n.name for n in after.graph if n.op_type == "MatMul" and rounded(n) is None}
-    point = next(p for p in find_points(source_of(albert)) if p.label == label)
-    assert is_real - was_real == {point.node}
+    use = next(p for p in find_uses(source_of(albert)) if p.label == label)
+    assert is_real - was_real == {use.node}
     assert not was_real - is_real
 
 
@@ -332,8 +332,8 @@ def test_a_product_of_attention_may_be_kept(albert: Path, texts: CalibrationConf
     )
     quantize(albert, config)
     after = {n.name: n for n in load(albert / VARIANTS["int8-qdq"].file).graph}
-    points = [p for p in find_points(source_of(albert)) if p.operator == QUERY_KEY]
-    assert [p.label for p in points if rounded(after[p.node]) is None] == [label]
+    uses = [p for p in find_uses(source_of(albert)) if p.operator == QUERY_KEY]
+    assert [p.label for p in uses if rounded(after[p.node]) is None] == [label]
 
 
 def test_an_unknown_label_lists_the_labels(albert: Path, texts: CalibrationConfig) -> None:

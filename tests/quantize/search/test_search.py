@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from albert_deploy.export.graph.uses import Point
+from albert_deploy.export.graph.uses import Use
 from albert_deploy.export.step import ExportConfig, export
 from albert_deploy.quantize.calibration.observe import Row
 from albert_deploy.quantize.calibration.texts import CalibrationConfig, Texts, read_texts
@@ -292,14 +292,14 @@ def test_a_trial_reads_back_what_it_wrote() -> None:
 @pytest.mark.parametrize("seed", range(5))
 def test_strategy_finds_the_fewest_under_noise_that_adds_up(seed: int) -> None:
     random = np.random.default_rng(seed)
-    points = [_point(op, i) for op in ("query", "ffn", "ffn_output") for i in range(8)]
-    noise = dict(zip((p.label for p in points), 10 ** random.uniform(-8, -2, 24), strict=True))
+    uses = [_point(op, i) for op in ("query", "ffn", "ffn_output") for i in range(8)]
+    noise = dict(zip((p.label for p in uses), 10 ** random.uniform(-8, -2, 24), strict=True))
     allowed = 1e-3
 
     def holds(trial: Trial) -> bool:
         return trial.noise <= allowed
 
-    done = _answer(points, noise, holds, most=12)
+    done = _answer(uses, noise, holds, most=12)
     left, fewest = sum(noise.values()), 0
     for value in sorted(noise.values(), reverse=True):
         if left <= allowed:
@@ -311,10 +311,10 @@ def test_strategy_finds_the_fewest_under_noise_that_adds_up(seed: int) -> None:
 
 
 def test_strategy_does_not_measure_iterations_of_harmless_operators() -> None:
-    points = [_point(op, i) for op in ("query", "ffn") for i in range(12)]
-    noise = {p.label: 1e-2 if p.label.endswith("3, ffn") else 1e-7 for p in points}
-    done = _answer(points, noise, lambda t: t.noise <= 1e-3, most=12)
-    assert min(done, key=lambda t: (t.noise > 1e-3, len(t.kept))).kept == {points[15].label}
+    uses = [_point(op, i) for op in ("query", "ffn") for i in range(12)]
+    noise = {p.label: 1e-2 if p.label.endswith("3, ffn") else 1e-7 for p in uses}
+    done = _answer(uses, noise, lambda t: t.noise <= 1e-3, most=12)
+    assert min(done, key=lambda t: (t.noise > 1e-3, len(t.kept))).kept == {uses[15].label}
     assert not any("query" in t.step for t in done if t.step.startswith("only encoder"))
 
 
@@ -362,16 +362,16 @@ def _sqnr(directory: Path, rows: tuple[Row, ...]) -> float:
     return difference.sqnr_db
 
 
-def _answer(points: list[Point], noise: dict[str, float], holds: Holds, most: int) -> list[Trial]:
+def _answer(uses: list[Use], noise: dict[str, float], holds: Holds, most: int) -> list[Trial]:
     """Run a strategy where each rounded product adds its own noise."""
     done: list[Trial] = []
-    asks = strategy(points, holds, most)
+    requests = strategy(uses, holds, most)
     try:
-        ask = next(asks)
+        request = next(requests)
         while True:
-            total = 1e-12 + sum(v for label, v in noise.items() if label not in ask.kept)
-            done.append(_trial(ask.kept, -10 * math.log10(total), ask.step))
-            ask = asks.send(done[-1])
+            total = 1e-12 + sum(v for label, v in noise.items() if label not in request.kept)
+            done.append(_trial(request.kept, -10 * math.log10(total), request.step))
+            request = requests.send(done[-1])
     except StopIteration:
         return done
 
@@ -388,6 +388,6 @@ def _trial(kept: frozenset[str], sqnr_db: float, step: str = "a test") -> Trial:
     )
 
 
-def _point(operator: str, iteration: int) -> Point:
+def _point(operator: str, iteration: int) -> Use:
     label = f"encoder iteration {iteration}, {operator}"
-    return Point(node=label, label=label, weight=operator, inputs=(label,), iteration=iteration)
+    return Use(node=label, label=label, weight=operator, inputs=(label,), iteration=iteration)

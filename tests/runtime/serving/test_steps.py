@@ -27,7 +27,7 @@ from albert_deploy.runtime.contract import CHOICES, TASKS
 from albert_deploy.runtime.engines.table import open_session
 from albert_deploy.runtime.errors import ContractError, InputError
 from albert_deploy.runtime.manifest import read_manifest
-from albert_deploy.runtime.pipeline import Model, read_facts
+from albert_deploy.runtime.pipeline import Model, read_task_info
 from albert_deploy.runtime.serving.settings import Settings
 from albert_deploy.runtime.serving.steps import answer_requests, answers_from, tokens_of
 from albert_deploy.runtime.serving.wire import Array, Request
@@ -99,16 +99,16 @@ def test_an_ensemble_answers_as_the_runtime_does(
 ) -> None:
     directory = exported_task(task)
     manifest = read_manifest(directory)
-    facts = read_facts(directory, manifest)
+    info = read_task_info(directory, manifest)
     ranked = CHOICES in manifest["contract"]["inputs"][0]["axes"]
     assert ranked == (task == "multiple-choice")
-    outputs = facts.outputs
+    outputs = info.outputs
     with load(directory, "fp32", "ort") as model, open_session(directory, engine="ort") as session:
         for asked in ASKED[task]:
             wanted = answered(model, asked)
             for settings in (SETTINGS, BUCKETS):
                 given = request(*asked)
-                feeds = tokens_of(facts, given, settings, ranked=ranked)
+                feeds = tokens_of(info, given, settings, ranked=ranked)
                 (shape,) = {value.shape for value in feeds.values()}
                 assert len(shape) == 2 + ranked
                 assert {value.dtype for value in feeds.values()} == {np.dtype(np.int64)}
@@ -116,7 +116,7 @@ def test_an_ensemble_answers_as_the_runtime_does(
                 assert feeds["attention_mask"].any(axis=-1).all()
                 made = session.run(feeds)
                 assert tuple(made) == outputs
-                assert_close(told(answers_from(facts, given, made, settings)), wanted)
+                assert_close(told(answers_from(info, given, made, settings)), wanted)
             (first, *_) = told(answer_requests(model, [request(*asked)], SETTINGS)[0])
             assert_close(first, wanted[0])
 
@@ -128,22 +128,22 @@ def test_steps_of_an_ensemble_pass_rows_on_in_order(task: str) -> None:
     ranked = task == "multiple-choice"
     for asked in ASKED[task]:
         given = request(*asked)
-        feeds = tokens_of(model._facts, given, BUCKETS, ranked=ranked)
+        feeds = tokens_of(model._info, given, BUCKETS, ranked=ranked)
         outputs = model._session.run(feeds)
         wanted = answered(model, asked)
-        assert_close(told(answers_from(model._facts, given, outputs, BUCKETS)), wanted)
+        assert_close(told(answers_from(model._info, given, outputs, BUCKETS)), wanted)
         if len({str(one) for one in wanted}) > 1:
             turned = {name: value[::-1] for name, value in outputs.items()}
             with pytest.raises(AssertionError):
-                assert_close(told(answers_from(model._facts, given, turned, BUCKETS)), wanted)
+                assert_close(told(answers_from(model._info, given, turned, BUCKETS)), wanted)
 
 
 def test_a_question_makes_several_windows() -> None:
-    facts = stand_in("question-answering")._facts
+    info = stand_in("question-answering")._info
     given = request([{"question": "who", "context": CONTEXT * n} for n in (1, 6)])
-    feeds = tokens_of(facts, given, BUCKETS, ranked=False)
+    feeds = tokens_of(info, given, BUCKETS, ranked=False)
     alone = tokens_of(
-        facts, request([{"question": "who", "context": CONTEXT}]), BUCKETS, ranked=False
+        info, request([{"question": "who", "context": CONTEXT}]), BUCKETS, ranked=False
     )
     assert len(feeds["input_ids"]) > 3 * len(alone["input_ids"]) > 0
 
@@ -151,10 +151,10 @@ def test_a_question_makes_several_windows() -> None:
 def test_half_precision_is_read() -> None:
     model = stand_in("text-classification")
     given = request([{"text": SHORT}, {"text": LONG}])
-    outputs = model._session.run(tokens_of(model._facts, given, SETTINGS, ranked=False))
+    outputs = model._session.run(tokens_of(model._info, given, SETTINGS, ranked=False))
     half = {name: value.astype(np.float16) for name, value in outputs.items()}
-    found = told(answers_from(model._facts, given, half, SETTINGS))
-    wanted = told(answers_from(model._facts, given, outputs, SETTINGS))
+    found = told(answers_from(model._info, given, half, SETTINGS))
+    wanted = told(answers_from(model._info, given, outputs, SETTINGS))
     assert [one["label"] for one in found] == [one["label"] for one in wanted]
     assert found[0]["score"] == pytest.approx(wanted[0]["score"], abs=1e-2)
 
@@ -269,7 +269,7 @@ def test_a_bad_request_is_refused_and_its_neighbours_are_answered(name: str) -> 
     with pytest.raises(InputError, match=message):
         raise found
     with pytest.raises(InputError, match=message):
-        tokens_of(model._facts, bad, SETTINGS, ranked=task == "multiple-choice")
+        tokens_of(model._info, bad, SETTINGS, ranked=task == "multiple-choice")
 
 
 ODD = ("", "x", "a,b", 0, -1, True, False, 1.5, -0.5, float("nan"), float("inf"), 2**63, -(2**63))
@@ -297,13 +297,13 @@ def test_an_answer_that_cannot_be_given_is_the_fault_of_its_own_request() -> Non
     """That labels and outputs disagree shows only after the network ran."""
     model = stand_in("text-classification")
     good, bad = request([{"text": SHORT}]), request([{"text": SHORT}, {"text": LONG}])
-    real = model.prepare
+    real = model.encode
 
-    def prepare(item: Any, options: Any, row: str) -> Any:
-        prepared = real(item, options, row=row)
-        return replace(prepared, answer=_refuses) if item["text"] == LONG else prepared
+    def encode(item: Any, options: Any, row: str) -> Any:
+        encoded = real(item, options, row=row)
+        return replace(encoded, answer=_refuses) if item["text"] == LONG else encoded
 
-    model.prepare = prepare  # type: ignore[method-assign]
+    model.encode = encode  # type: ignore[method-assign]
     before, found, after = answer_requests(model, [good, bad, good], SETTINGS)
     assert told(before) == told(after) == answered(model, ([{"text": SHORT}], {}))
     assert str(found) == "no answer"
@@ -320,39 +320,40 @@ def test_no_answer_is_made_of_what_is_no_number(task: str, value: float) -> None
     given = request(*ASKED[task][0])
     with pytest.raises(ContractError, match="is NaN or infinite"):
         answer_requests(model, [given], SETTINGS)
-    feeds = tokens_of(model._facts, given, SETTINGS, ranked=task == "multiple-choice")
+    feeds = tokens_of(model._info, given, SETTINGS, ranked=task == "multiple-choice")
     outputs = model._session.run(feeds)
     with pytest.raises(ContractError, match="is NaN or infinite"):
-        answers_from(model._facts, given, outputs, SETTINGS)
+        answers_from(model._info, given, outputs, SETTINGS)
 
 
 def test_a_request_makes_no_more_rows_than_it_may() -> None:
     model = stand_in("text-classification")
     few = replace(SETTINGS, max_rows=3)
-    assert len(tokens_of(model._facts, _many(model.task, 3), few, ranked=False)["input_ids"]) == 3
+    assert len(tokens_of(model._info, _many(model.task, 3), few, ranked=False)["input_ids"]) == 3
     with pytest.raises(InputError, match="makes 4 rows of tokens, 3 at most"):
-        tokens_of(model._facts, _many(model.task, 4), few, ranked=False)
+        tokens_of(model._info, _many(model.task, 4), few, ranked=False)
     windows = request([{"question": "who", "context": CONTEXT * 9}])
-    facts = stand_in("question-answering")._facts
+    info = stand_in("question-answering")._info
     with pytest.raises(InputError, match="rows of tokens, 3 at most; give fewer or shorter"):
-        tokens_of(facts, windows, few, ranked=False)
+        tokens_of(info, windows, few, ranked=False)
 
 
 def test_a_request_is_no_longer_than_the_network_takes() -> None:
-    facts = stand_in("text-classification")._facts
+    info = stand_in("text-classification")._info
     short = replace(SETTINGS, lengths=(4, 8))
-    assert tokens_of(facts, request([{"text": "a"}]), short, ranked=False)["input_ids"].shape[
-        1
-    ] in (4, 8)
+    assert tokens_of(info, request([{"text": "a"}]), short, ranked=False)["input_ids"].shape[1] in (
+        4,
+        8,
+    )
     with pytest.raises(InputError, match=r"the request has \d+ tokens, the network takes 8"):
-        tokens_of(facts, request([{"text": "a"}, {"text": LONG}]), short, ranked=False)
+        tokens_of(info, request([{"text": "a"}, {"text": LONG}]), short, ranked=False)
 
 
 def test_padding_is_hidden_and_has_its_own_token() -> None:
     model = stand_in("text-classification")
-    facts = replace(model._facts, pad_id=3)
+    info = replace(model._info, pad_id=3)
     feeds = tokens_of(
-        facts,
+        info,
         request([{"text": "a"}, {"text": SHORT}]),
         replace(SETTINGS, lengths=(64,)),
         ranked=False,
@@ -367,8 +368,8 @@ def test_padding_is_hidden_and_has_its_own_token() -> None:
 def test_outputs_of_another_request_are_refused() -> None:
     model = stand_in("text-classification")
     outputs = model._session.run(
-        tokens_of(model._facts, _many(model.task, 3), SETTINGS, ranked=False)
+        tokens_of(model._info, _many(model.task, 3), SETTINGS, ranked=False)
     )
     for count in (2, 4):
         with pytest.raises(InputError, match=f"logits has 3 rows, the request {count}"):
-            answers_from(model._facts, _many(model.task, count), outputs, SETTINGS)
+            answers_from(model._info, _many(model.task, count), outputs, SETTINGS)

@@ -31,14 +31,19 @@ from albert_deploy.runtime.manifest import file_record, read_manifest, write_jso
 from albert_deploy.runtime.trt import gpu
 from albert_deploy.runtime.trt import machine as plan_machine
 from albert_deploy.runtime.trt.gpu import Probe
-from albert_deploy.runtime.trt.machine import Here, installed_flavours, look, version_problem
+from albert_deploy.runtime.trt.machine import (
+    Machine,
+    installed_flavours,
+    this_machine,
+    version_problem,
+)
 from albert_deploy.runtime.trt.plans import check_plan, find_plan, plan_names, plan_problems
 from albert_deploy.runtime.trt.record import PlanRecord, read_record, record_file
 from albert_deploy.runtime.trt.session import open_trt
 
 
 def test_a_sound_plan_passes(built: Path) -> None:
-    record = check_plan(built, NAME, here=machine())
+    record = check_plan(built, NAME, machine=machine())
     assert (record.file, record.bytes) == (PLAN, (built / PLAN).stat().st_size)
     assert (record.flavour, record.capability) == ("tensorrt_rtx", (8, 9))
     assert [spec.name for spec in record.outputs] == ["logits"]
@@ -53,10 +58,10 @@ def test_damaged_and_foreign_plans_are_refused(built: Path, fault: str) -> None:
     plant, kind, message = FAULTS[fault]
     plant(built)
     with pytest.raises(AlbertDeployError, match=message) as caught:
-        check_plan(built, NAME, here=machine())
+        check_plan(built, NAME, machine=machine())
     assert type(caught.value) is kind
     # Nothing is said of the machine: what such a record says is worth nothing.
-    record, problems = plan_problems(built, NAME, here=Here())
+    record, problems = plan_problems(built, NAME, machine=Machine())
     assert record is None
     assert list(map(str, problems)) == [str(caught.value)]
 
@@ -65,8 +70,8 @@ def test_damaged_and_foreign_plans_are_refused(built: Path, fault: str) -> None:
 def test_machines_that_cannot_run_a_plan(built: Path, fault: str) -> None:
     here, message = MACHINES[fault]
     with pytest.raises(MachineError, match=message):
-        check_plan(built, NAME, here=here)
-    record, problems = plan_problems(built, NAME, here=here)
+        check_plan(built, NAME, machine=here)
+    record, problems = plan_problems(built, NAME, machine=here)
     assert record is not None
     assert len(problems) == 1
     name, reasons = find_plan(built, read_manifest(built), "fp32", here)
@@ -75,7 +80,7 @@ def test_machines_that_cannot_run_a_plan(built: Path, fault: str) -> None:
 
 def test_every_reason_is_told(built: Path) -> None:
     here = machine(card((8, 6)), cuda=(12, 0), flavours={}, free=1)
-    _, problems = plan_problems(built, NAME, here=here)
+    _, problems = plan_problems(built, NAME, machine=here)
     assert len(problems) == 4
 
 
@@ -85,7 +90,7 @@ def test_no_plan_is_loaded_that_does_not_pass(built: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr("albert_deploy.runtime.trt.session.load", never)
     monkeypatch.setattr(
-        "albert_deploy.runtime.trt.session.look", lambda index: machine(card((8, 6)))
+        "albert_deploy.runtime.trt.session.this_machine", lambda index: machine(card((8, 6)))
     )
     with pytest.raises(MachineError, match="was built for compute capability"):
         open_trt(built, NAME)
@@ -93,7 +98,7 @@ def test_no_plan_is_loaded_that_does_not_pass(built: Path, monkeypatch: pytest.M
     with pytest.raises(ContractError, match="is corrupted"):
         open_trt(built, NAME)
     # And one that does pass would have been.
-    monkeypatch.setattr("albert_deploy.runtime.trt.session.look", lambda index: machine())
+    monkeypatch.setattr("albert_deploy.runtime.trt.session.this_machine", lambda index: machine())
     flip(built / PLAN, 5000)
     with pytest.raises(AssertionError, match="a plan was touched"):
         open_trt(built, NAME)
@@ -108,17 +113,17 @@ def test_trust_is_for_the_maker_and_not_for_damage(built: Path) -> None:
     )
     assert plan_names(built, read_manifest(built)) == (NAME, "other")
     with pytest.raises(InputError, match="does not know the engine other"):
-        check_plan(built, "other", here=machine())
-    assert check_plan(built, "other", here=machine(), trust=True).file == "engines/other.plan"
+        check_plan(built, "other", machine=machine())
+    assert check_plan(built, "other", machine=machine(), trust=True).file == "engines/other.plan"
     (built / "manifest.json").unlink()
-    assert check_plan(built, "other", here=machine(), trust=True).name == "other"
+    assert check_plan(built, "other", machine=machine(), trust=True).name == "other"
     with pytest.raises(InputError, match="is not a deployment directory"):
-        check_plan(built, "other", here=machine())
+        check_plan(built, "other", machine=machine())
     with pytest.raises(MachineError, match="was built for"):
-        check_plan(built, "other", here=machine(card((7, 5))), trust=True)
+        check_plan(built, "other", machine=machine(card((7, 5))), trust=True)
     flip(built / "engines/other.plan", 5000)
     with pytest.raises(ContractError, match="is corrupted"):
-        check_plan(built, "other", here=machine(), trust=True)
+        check_plan(built, "other", machine=machine(), trust=True)
 
 
 @pytest.mark.parametrize("name", ["../sm89-fp32", "a/b", "", ".hidden", "A B"])
@@ -203,9 +208,13 @@ def test_versions_are_told_without_loading_anything(monkeypatch: pytest.MonkeyPa
     pytest.importorskip("tensorrt_rtx")
     assert installed_flavours()["tensorrt_rtx"] == importlib.metadata.version("tensorrt-rtx")
     monkeypatch.setattr(gpu, "probe", lambda: Probe(why="none"))
-    here = look()
+    here = this_machine()
     assert (here.gpu, here.free_bytes, here.found.why) == (None, None, "none")
     assert here.cuda["tensorrt_rtx"] in (12, 13)
     monkeypatch.setattr(gpu, "probe", lambda: Probe(devices=(card(),)))
     monkeypatch.setattr(gpu, "free_bytes", lambda index: 7)
-    assert (look().free_bytes, look(memory=False).free_bytes, look(3).gpu) == (7, None, None)
+    assert (
+        this_machine().free_bytes,
+        this_machine(memory=False).free_bytes,
+        this_machine(3).gpu,
+    ) == (7, None, None)

@@ -12,7 +12,6 @@ from albert_deploy.runtime.trt.targets import (
     TENSORRT,
     TENSORRT_RTX,
     can_run,
-    capability_named,
     target_named,
     target_of,
     variants_for_engines,
@@ -61,7 +60,6 @@ def test_each_row_has_the_name_it_is_found_by() -> None:
         assert row.name == name
         assert row.flavours
         assert set(row.flavours) <= set(FLAVOURS)
-        assert capability_named(row.sm) == row.capability
 
 
 def test_an_unknown_target_lists_all() -> None:
@@ -77,8 +75,6 @@ def test_an_unknown_target_lists_all() -> None:
 def test_an_unknown_capability_is_refused() -> None:
     with pytest.raises(InputError, match=r"7\.0 is not supported.*8\.9"):
         target_of((7, 0))
-    with pytest.raises(InputError, match="sm89"):
-        capability_named("ada")
 
 
 @pytest.mark.parametrize("name", ["h100", "h200", "b200", "b300", "orin", "thor", "sm87", "sm90"])

@@ -99,7 +99,15 @@ def test_messages_name_options_as_they_are_written_here(told: str, shown: str) -
 
 def test_no_message_to_python_names_an_option_of_the_command_line() -> None:
     repository = Path(__file__).resolve().parents[3]
-    commands = ("albert-deploy ", "pip install", "_gpu=", '["--', "_AGAIN}", "no --dataset")
+    commands = (
+        "albert-deploy ",
+        "pip install",
+        "_gpu=",
+        '["--',
+        "_REMEDY}",
+        "REBUILD}",
+        "no --dataset",
+    )
     for room in ("runtime", "export", "quantize", "validation"):
         for path in (repository / room).rglob("*.py"):
             tree = ast.parse(path.read_text(encoding="utf-8"))

@@ -10,13 +10,9 @@ import pytest
 
 from albert_deploy.runtime.contract import TASKS
 from albert_deploy.runtime.errors import InputError
-from albert_deploy.validation.data.datasets import (
-    DATASETS,
-    ClassificationRow,
-    QuestionRow,
-    parse_dataset_option,
-    read_dataset,
-)
+from albert_deploy.validation.data.datasets import parse_dataset_option, read_dataset
+from albert_deploy.validation.data.rows import ClassificationRow, QuestionRow
+from albert_deploy.validation.data.table import DATASETS
 
 SQUAD: dict[str, Any] = {
     "version": "1.1",

@@ -8,16 +8,11 @@ from typing import Any
 import pytest
 
 from albert_deploy.runtime.errors import InputError, MachineError
-from albert_deploy.validation.data.datasets import (
-    DATASETS,
-    ChoiceRow,
-    ClassificationRow,
-    QuestionRow,
-    TokensRow,
-    read_data,
-)
+from albert_deploy.validation.data.datasets import read_data
 from albert_deploy.validation.data.hub import table_rows
 from albert_deploy.validation.data.layouts import Bad, Dropped
+from albert_deploy.validation.data.rows import ChoiceRow, ClassificationRow, QuestionRow, TokensRow
+from albert_deploy.validation.data.table import DATASETS
 
 datasets = pytest.importorskip("datasets", reason="needs the datasets library")
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

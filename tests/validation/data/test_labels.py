@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from albert_deploy.runtime.errors import InputError
-from albert_deploy.validation.data.datasets import DATASETS
 from albert_deploy.validation.data.labels import canonical, label_map
+from albert_deploy.validation.data.table import DATASETS
 
 
 def contract(*labels: str, problem: str | None = "single_label_classification") -> dict[str, Any]:

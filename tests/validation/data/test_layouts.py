@@ -11,18 +11,16 @@ from typing import Any
 import pytest
 
 from albert_deploy.runtime.errors import InputError
-from albert_deploy.validation.data.datasets import (
-    DATASETS,
+from albert_deploy.validation.data.datasets import data_file, read_data, read_dataset
+from albert_deploy.validation.data.layouts import digest, halves, ordered
+from albert_deploy.validation.data.rows import (
     ChoiceRow,
     ClassificationRow,
     PlainRow,
     QuestionRow,
     TokensRow,
-    data_file,
-    read_data,
-    read_dataset,
 )
-from albert_deploy.validation.data.layouts import digest, halves, ordered
+from albert_deploy.validation.data.table import DATASETS
 
 WIDE = [
     "index",

@@ -19,7 +19,7 @@ from albert_deploy.validation.data.rows import (
     Row,
     RowsConfig,
     TokensRow,
-    prepared,
+    encode_rows,
 )
 
 CONTRACT: dict[str, Any] = {
@@ -36,7 +36,7 @@ def one(
     contract: dict[str, Any] = CONTRACT,
     config: RowsConfig | None = None,
 ) -> Row:
-    return next(prepared([example], contract, tokenizer, config or RowsConfig()))
+    return next(encode_rows([example], contract, tokenizer, config or RowsConfig()))
 
 
 def pieces(tokenizer: Tokenizer, ids: Any) -> list[str | None]:

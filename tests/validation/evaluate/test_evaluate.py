@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import math
 import threading
 from collections.abc import Mapping
@@ -14,15 +16,14 @@ from tokenizers import Tokenizer
 
 from albert_deploy.runtime.errors import ContractError, InputError
 from albert_deploy.validation.evaluate.evaluate import (
-    SOURCE,
     EvaluateConfig,
-    Evidence,
-    Keep,
+    Storage,
     decisions,
     evaluate,
     run_grid,
 )
-from albert_deploy.validation.evaluate.predictions import read_predictions
+from albert_deploy.validation.evaluate.evidence import Evidence
+from albert_deploy.validation.evaluate.workers import SOURCE
 from albert_deploy.validation.parity.difference import Case
 
 CONTRACT: dict[str, Any] = {
@@ -83,7 +84,7 @@ def _run(
     *,
     sessions: dict[str, Any] | None = None,
     config: EvaluateConfig | None = None,
-    keep: Keep | None = None,
+    storage: Storage | None = None,
 ) -> tuple[Evidence, dict[str, Any]]:
     sessions = sessions or {SOURCE: Counting(4), "int8": Counting(5)}
     evidence = evaluate(
@@ -94,7 +95,7 @@ def _run(
         decide={"logits": "argmax"},
         dataset=("sst2", data),
         config=config or EvaluateConfig(),
-        keep=keep,
+        storage=storage,
     )
     return evidence, sessions
 
@@ -115,21 +116,19 @@ def test_every_row_runs_unpadded_and_int8_alone(tiny_tokenizer: Tokenizer, revie
     assert [row.id for row in evidence.examples] == ["0", "1", "2", "3"]
     assert evidence.failures == {}
     assert evidence.files == []
-    assert set(evidence.engine_seconds) == {SOURCE, "int8"}
-    assert 0 < sum(evidence.engine_seconds.values()) < evidence.total_seconds
 
 
 def test_predictions_and_logits_are_kept(
     tiny_tokenizer: Tokenizer, reviews: Path, tmp_path: Path
 ) -> None:
-    keep = Keep(reports=tmp_path / "reports", models={SOURCE: "a", "int8": "b"})
+    storage = Storage(reports=tmp_path / "reports", models={SOURCE: "a", "int8": "b"})
     stale = tmp_path / "reports" / "predictions" / "fp16.jsonl.gz"
     stale.parent.mkdir(parents=True)
     stale.write_bytes(b"of an earlier validation")
-    evidence, _ = _run(tiny_tokenizer, reviews, keep=keep)
+    evidence, _ = _run(tiny_tokenizer, reviews, storage=storage)
     assert [file.name for file in evidence.files] == ["source.jsonl.gz", "int8.jsonl.gz"]
     assert not stale.exists()
-    lines = read_predictions(evidence.files[1])
+    lines = [json.loads(x) for x in gzip.decompress(evidence.files[1].read_bytes()).splitlines()]
     assert [line["id"] for line in lines] == ["0", "1", "2", "3"]
     assert lines[1] == {"id": "1", "label": 1, "logits": [0.0, 1.0], "prediction": 1}
     assert evidence.journal is not None
@@ -137,7 +136,7 @@ def test_predictions_and_logits_are_kept(
     evidence.finish()
     assert not evidence.journal.parent.exists()
     first = [file.read_bytes() for file in evidence.files]
-    again, _ = _run(tiny_tokenizer, reviews, keep=keep)
+    again, _ = _run(tiny_tokenizer, reviews, storage=storage)
     assert [file.read_bytes() for file in again.files] == first
 
 
@@ -149,8 +148,8 @@ def test_a_variant_that_raises_is_a_failure_and_the_others_go_on(
         "int8": Counting(4, spoil=RuntimeError("bad node")),
         "fp16": Counting(5),
     }
-    keep = Keep(reports=tmp_path, models=dict.fromkeys(sessions, "x"))
-    evidence, _ = _run(tiny_tokenizer, reviews, sessions=sessions, keep=keep)
+    storage = Storage(reports=tmp_path, models=dict.fromkeys(sessions, "x"))
+    evidence, _ = _run(tiny_tokenizer, reviews, sessions=sessions, storage=storage)
     assert list(evidence.failures) == ["int8"]
     assert "int8 (count) failed on row 2: bad node" in evidence.failures["int8"]
     for found in (evidence.predictions, evidence.metrics):
@@ -278,6 +277,6 @@ def test_an_over_long_row_is_named(tiny_tokenizer: Tokenizer, reviews: Path) -> 
     ],
 )
 def test_how_an_output_becomes_a_prediction(problem: str | None, wanted: str | None) -> None:
-    contract = CONTRACT | {"problem_type": problem}
-    assert decisions(contract, {"logits": True}) == {"logits": wanted}
-    assert decisions(contract, {"logits": False}) == {"logits": None}
+    contract = CONTRACT | {"problem_type": problem, "family": "albert"}
+    assert decisions(contract, "text-classification") == {"logits": wanted}
+    assert set(decisions(contract, "feature-extraction").values()) == {None}

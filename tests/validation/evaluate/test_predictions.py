@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +26,6 @@ from albert_deploy.validation.evaluate.predictions import (
     compared,
     heads,
     predict,
-    read_predictions,
     value_of,
     write_predictions,
 )
@@ -116,10 +117,8 @@ def test_files_have_the_same_bytes(tmp_path: Path) -> None:
         write_predictions(tmp_path / name, lines)
     first = tmp_path / "a.jsonl.gz"
     assert first.read_bytes() == (tmp_path / "b.jsonl.gz").read_bytes()
-    assert read_predictions(first) == lines
-    first.write_bytes(first.read_bytes()[:20])
-    with pytest.raises(InputError, match="validate again"):
-        read_predictions(first)
+    found = gzip.decompress(first.read_bytes()).splitlines()
+    assert [json.loads(line) for line in found] == lines
 
 
 def test_data_for_another_task_is_refused() -> None:

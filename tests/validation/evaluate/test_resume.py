@@ -23,7 +23,8 @@ import json, sys, time
 from pathlib import Path
 import numpy as np
 from albert_deploy.runtime.tasks.tokenize import load_tokenizer
-from albert_deploy.validation.evaluate.evaluate import SOURCE, EvaluateConfig, Keep, evaluate
+from albert_deploy.validation.evaluate.evaluate import EvaluateConfig, Storage, evaluate
+from albert_deploy.validation.evaluate.workers import SOURCE
 
 class Fake:
     engine, outputs = "fake", ("logits",)
@@ -47,7 +48,7 @@ evidence = evaluate(
     sessions, contract=contract, task="text-classification",
     tokenizer=load_tokenizer(Path(sys.argv[1])), decide={"logits": "argmax"},
     dataset=("sst2", Path(sys.argv[2])), config=EvaluateConfig(),
-    keep=Keep(reports=reports, models={SOURCE: "a", "fp32": "b", "int8": "c"}),
+    storage=Storage(reports=reports, models={SOURCE: "a", "fp32": "b", "int8": "c"}),
 )
 differences = {v: d["logits"].to_json() for v, d in evidence.differences.items()}
 numbers = [evidence.metrics, evidence.errors, differences, evidence.predictions]

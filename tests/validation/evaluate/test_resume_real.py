@@ -39,7 +39,7 @@ def _killed_between_rows(directory: Path, groups: int, data: tuple[str, ...]) ->
     """Validate, kill the process when its journal has some groups; return how many it has."""
     progress = directory / "reports/.progress"
     process = subprocess.Popen(
-        [*COMMAND, "validate", str(directory), *data, "--blame-trials", "0"],
+        [*COMMAND, "validate", str(directory), *data, "--bisect-trials", "0"],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )

@@ -26,19 +26,16 @@ from albert_deploy.runtime.errors import (
     UndecidedError,
 )
 from albert_deploy.validation.gate.baseline import Baseline
+from albert_deploy.validation.gate.checks import Check
 from albert_deploy.validation.gate.gate import (
-    DEFAULT_GATE,
     KINDS,
-    Check,
-    Limits,
     compare_scores,
     judge,
     metric_record,
     raise_for_verdict,
-    read_gate,
     verdict_of,
 )
-from albert_deploy.validation.gate.policy import Policy, Rules, read_policy
+from albert_deploy.validation.gate.policy import DEFAULT_LIMITS, Limits, Policy, Rules, read_policy
 from albert_deploy.validation.parity.difference import Difference
 from albert_deploy.validation.scores.measured import from_values
 from albert_deploy.validation.scores.paired import Paired, compare_counts
@@ -428,12 +425,13 @@ def test_an_exact_output_has_an_infinite_ratio_that_json_can_hold() -> None:
 def test_a_gate_file_changes_what_it_names(tmp_path: Path) -> None:
     path = tmp_path / "gate.toml"
     path.write_text("[int8]\nmin_score_share = 0.5\nmax_drop = 2\n")
-    gate = read_gate(path)
-    assert gate["int8"] == Limits(
+    policy = read_policy(path)
+    assert Rules(policy=policy, variant="int8").limits == Limits(
         min_sqnr_db=10.0, min_score_share=0.5, max_drop=2, margin=2.0, max_regression=1.0
     )
-    assert gate["fp32"].max_relative_error == DEFAULT_GATE["fp32"].max_relative_error
-    assert read_policy(path).file == str(path)
+    fp32 = Rules(policy=policy, variant="fp32").limits
+    assert fp32.max_relative_error == DEFAULT_LIMITS["fp32"].max_relative_error
+    assert policy.file == str(path)
 
 
 @pytest.mark.parametrize(
@@ -451,4 +449,4 @@ def test_a_gate_file_with_a_mistake_is_refused(text: str, hint: str, tmp_path: P
     path = tmp_path / "gate.toml"
     path.write_text(text)
     with pytest.raises(InputError, match=hint):
-        read_gate(path)
+        read_policy(path)

@@ -16,10 +16,10 @@ from albert_deploy.runtime.manifest import read_manifest, sha256_of
 from albert_deploy.validation.evaluate.evaluate import EvaluateConfig
 from albert_deploy.validation.gate.detection import (
     CONTROL,
+    CachedSession,
     Detection,
     SelfTest,
     raise_for_self_test,
-    remembering,
     self_test_table,
 )
 from albert_deploy.validation.gate.faults import FAULTS
@@ -112,7 +112,7 @@ def test_a_remembering_session_runs_each_input_once() -> None:
     counted = Counted()
     feeds = [{"input_ids": np.full((1, 3), i, np.int64)} for i in range(3)]
     # Room for two of the three.
-    with remembering(counted, most_bytes=24) as session:  # type: ignore[arg-type]
+    with CachedSession(counted, most_bytes=24) as session:  # type: ignore[arg-type]
         for _ in range(2):
             for i, each in enumerate(feeds):
                 assert session.run(each)["logits"].tolist() == [[i] * 3]

@@ -1,4 +1,4 @@
-"""Blame against faults that were planted, and the search against all subsets."""
+"""Bisection against faults that were planted, and the search against all subsets."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from albert_deploy.export.graph.edit import add_initializer, values_of
 from albert_deploy.export.graph.file import load, save
-from albert_deploy.export.graph.uses import find_points
+from albert_deploy.export.graph.uses import find_uses
 from albert_deploy.export.step import ExportConfig, export
 from albert_deploy.quantize.calibration.texts import CalibrationConfig
 from albert_deploy.quantize.step import QuantizeConfig, quantize
@@ -24,8 +24,8 @@ from albert_deploy.runtime.contract import INPUT_NAMES, VARIANTS
 from albert_deploy.runtime.engines.ort import open_ort
 from albert_deploy.runtime.errors import InputError
 from albert_deploy.runtime.manifest import read_manifest
-from albert_deploy.validation.parity.bisect import BlameConfig, blame, smallest
-from albert_deploy.validation.parity.dequantize_use import restore
+from albert_deploy.validation.parity.bisect import BisectConfig, bisect, smallest
+from albert_deploy.validation.parity.dequantize_use import dequantize_uses
 from albert_deploy.validation.parity.difference import Difference
 
 MADE = ("fp16", "int8", "int8-qdq", "int8-fp16")
@@ -33,7 +33,7 @@ MADE = ("fp16", "int8", "int8-qdq", "int8-fp16")
 
 @pytest.fixture(scope="module")
 def made(make_checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("blame")
+    folder = tmp_path_factory.mktemp("bisect")
     random = np.random.default_rng(5)
     signs = [*string.ascii_lowercase, *string.digits]
     lines = [" ".join(random.choice(signs, n)) for n in range(4, 44)]
@@ -88,13 +88,13 @@ def _wrong_scale(model: ir.Model) -> None:
 
 
 @pytest.mark.parametrize("variant", MADE)
-def test_with_all_products_restored_little_error_is_left(
+def test_with_all_products_dequantized_little_error_is_left(
     made: Path, variant: str, tmp_path: Path
 ) -> None:
     plain = load(made / VARIANTS["fp32"].file)
     model = load(made / VARIANTS[variant].file)
-    points = find_points(plain)
-    assert restore(model, plain, points) == len(points)
+    uses = find_uses(plain)
+    assert dequantize_uses(model, plain, uses) == len(uses)
     save(model, tmp_path / "all.onnx")
     before = _ratio(made / VARIANTS[variant].file, made / VARIANTS["fp32"].file)
     after = _ratio(tmp_path / "all.onnx", made / VARIANTS["fp32"].file)
@@ -123,12 +123,12 @@ def test_a_planted_fault_is_named(
     plain = made / VARIANTS["fp32"].file
     good, bad = _ratio(made / VARIANTS[variant].file, plain), _ratio(tmp_path / "bad.onnx", plain)
     assert bad < good - 4
-    found = blame(
+    found = bisect(
         made,
         read_manifest(made),
         variant,
         _rows(),
-        BlameConfig(min_sqnr_db=(good + bad) / 2),
+        BisectConfig(min_sqnr_db=(good + bad) / 2),
         file=tmp_path / "bad.onnx",
     )
     assert found.products == (f"encoder iteration 1, {product}",)
@@ -137,31 +137,31 @@ def test_a_planted_fault_is_named(
     assert found.before < (good + bad) / 2 <= found.after
     report = found.to_json()
     assert report["kept"] == 1
-    assert report["of"] == len(find_points(load(plain)))
+    assert report["of"] == len(find_uses(load(plain)))
 
 
-def test_a_variant_that_holds_has_nothing_to_blame(made: Path) -> None:
-    found = blame(made, read_manifest(made), "fp16", _rows(), BlameConfig(min_sqnr_db=10))
+def test_a_variant_that_holds_has_no_culprit(made: Path) -> None:
+    found = bisect(made, read_manifest(made), "fp16", _rows(), BisectConfig(min_sqnr_db=10))
     assert found.products == ()
     assert found.trials == 1
 
 
-def test_what_is_not_in_the_products_is_not_blamed_on_them(made: Path) -> None:
-    found = blame(made, read_manifest(made), "int8", _rows(), BlameConfig(min_sqnr_db=150))
+def test_what_is_not_in_the_products_is_not_found_in_them(made: Path) -> None:
+    found = bisect(made, read_manifest(made), "int8", _rows(), BisectConfig(min_sqnr_db=150))
     assert found.products == ()
-    assert found.before < found.all_restored < 150
+    assert found.before < found.all_dequantized < 150
 
 
 def test_a_spent_budget_gives_the_best_so_far(made: Path, tmp_path: Path) -> None:
     model = load(made / VARIANTS["fp16"].file)
     _wrong_bias(model)
     save(model, tmp_path / "bad.onnx")
-    found = blame(
+    found = bisect(
         made,
         read_manifest(made),
         "fp16",
         _rows(),
-        BlameConfig(min_sqnr_db=40, budget=4),
+        BisectConfig(min_sqnr_db=40, budget=4),
         file=tmp_path / "bad.onnx",
     )
     assert not found.minimal
@@ -172,11 +172,11 @@ def test_a_spent_budget_gives_the_best_so_far(made: Path, tmp_path: Path) -> Non
 
 def test_what_it_refuses(made: Path) -> None:
     with pytest.raises(InputError, match="budget 2"):
-        BlameConfig(budget=2)
+        BisectConfig(budget=2)
     with pytest.raises(InputError, match="0 rows"):
-        blame(made, read_manifest(made), "int8", [], BlameConfig())
+        bisect(made, read_manifest(made), "int8", [], BisectConfig())
     with pytest.raises(InputError, match="fp32"):
-        blame(made, read_manifest(made), "fp32", _rows(), BlameConfig())
+        bisect(made, read_manifest(made), "fp32", _rows(), BisectConfig())
 
 
 @hypothesis.given(

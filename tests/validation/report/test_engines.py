@@ -124,7 +124,7 @@ def test_a_validation_reports_the_engines_of_its_directory(
     export(str(make_checkpoint(num_hidden_layers=1)), ExportConfig(), out=out)
     shapes = (Profile(minimum=(1, 1), optimum=(1, 8), maximum=(1, 8)),)
     build(out, BuildConfig(targets=("sm89",), profiles=shapes))
-    config = ValidateConfig(trace_rows=0, blame_trials=0, evaluate=EvaluateConfig(grid_texts=2))
+    config = ValidateConfig(trace_rows=0, bisect_trials=0, evaluate=EvaluateConfig(grid_texts=2))
     report = validate(out, config)
     assert_documented(report)
     assert list(report["engines"]) == ["sm89-fp32"]

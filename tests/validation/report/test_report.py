@@ -11,7 +11,7 @@ import pytest
 
 from albert_deploy.runtime.errors import InputError
 from albert_deploy.runtime.manifest import REPORTS
-from albert_deploy.validation.evaluate.evaluate import Evidence
+from albert_deploy.validation.evaluate.evidence import Evidence
 from albert_deploy.validation.report.markdown import COMMENT_BYTES, summary, table, trace_table
 from albert_deploy.validation.report.report import (
     FILES,

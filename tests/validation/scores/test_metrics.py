@@ -10,7 +10,6 @@ from hypothesis import given
 
 from albert_deploy.runtime.errors import InputError, MachineError
 from albert_deploy.validation.scores.metrics import (
-    accuracy,
     entity_counts,
     entity_f1,
     f1,
@@ -22,13 +21,7 @@ from albert_deploy.validation.scores.metrics import (
 BITS = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1)), min_size=1, max_size=40)
 
 
-def test_accuracy_is_in_percent() -> None:
-    assert accuracy([0, 1, 1, 0], [0, 1, 0, 0]) == 75.0
-    assert accuracy(np.array([2, 1, 0]), [2, 1, 0]) == 100.0
-    assert accuracy([1], np.array([0])) == 0.0
-
-
-@pytest.mark.parametrize("metric", [accuracy, f1, matthews, pearson, spearman])
+@pytest.mark.parametrize("metric", [f1, matthews, pearson, spearman])
 def test_scores_want_one_prediction_per_label(metric: object) -> None:
     assert callable(metric)
     with pytest.raises(InputError, match=r"\(2,\).*\(1,\)"):

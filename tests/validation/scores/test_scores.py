@@ -13,14 +13,14 @@ import pytest
 from hypothesis import given, settings
 
 from albert_deploy.runtime.errors import InputError
-from albert_deploy.validation.data.datasets import (
-    DATASETS,
+from albert_deploy.validation.data.rows import (
     ChoiceRow,
     ClassificationRow,
     PlainRow,
     QuestionRow,
     TokensRow,
 )
+from albert_deploy.validation.data.table import DATASETS
 from albert_deploy.validation.scores import metrics
 from albert_deploy.validation.scores.measured import Measured, ranks, times
 from albert_deploy.validation.scores.metrics import entities

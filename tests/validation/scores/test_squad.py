@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 from albert_deploy.runtime.errors import InputError
-from albert_deploy.validation.data.datasets import QuestionRow, read_dataset
-from albert_deploy.validation.scores.squad import exact_match, f1, normalize, score
+from albert_deploy.validation.data.datasets import read_dataset
+from albert_deploy.validation.data.rows import QuestionRow
+from albert_deploy.validation.scores.scores import measure
+from albert_deploy.validation.scores.squad import exact_match, f1, normalize
 
 
 def question(row_id: str, *answers: str) -> QuestionRow:
@@ -42,20 +44,20 @@ def test_no_words_on_both_sides_match_exactly_and_share_nothing() -> None:
     assert f1("the", ["a"]) == 0.0
 
 
-def test_score_counts_a_missing_prediction_as_wrong() -> None:
+def test_a_missing_prediction_counts_as_wrong() -> None:
     rows = [question("1", "red sea"), question("2", "blue")]
-    assert score({"1": "Red", "3": "blue"}, rows) == {
-        "exact_match": 0.0,
-        "f1": pytest.approx(100 / 3),
-    }
-    assert score({"1": "red sea", "2": "blue"}, rows) == {"exact_match": 100.0, "f1": 100.0}
+    found = measure("squad", rows, {"1": "Red", "3": "blue"})
+    assert found["exact_match"].score == 0.0
+    assert found["f1"].score == pytest.approx(100 / 3)
+    found = measure("squad", rows, {"1": "red sea", "2": "blue"})
+    assert [one.score for one in found.values()] == [100.0, 100.0]
 
 
-def test_score_refuses_nothing_to_compare() -> None:
-    with pytest.raises(InputError, match="no questions"):
-        score({}, [])
+def test_nothing_to_compare_is_refused() -> None:
+    with pytest.raises(InputError, match="no rows"):
+        measure("squad", [], {})
     with pytest.raises(InputError, match="without answers"):
-        score({"1": "red"}, [question("1")])
+        measure("squad", [question("1")], {"1": "red"})
 
 
 @pytest.mark.parametrize("name", ["v1.1-match-lstm.json", "v1.1-logistic-regression.json"])
@@ -65,7 +67,7 @@ def test_score_reproduces_published_systems(shared: Path, name: str) -> None:
     assert len(rows) == 10570
     predictions = json.loads((folder / "predictions" / name).read_text(encoding="utf-8"))
     expected = json.loads((folder / "predictions" / "expected.json").read_text(encoding="utf-8"))
-    found = score(predictions, rows)
+    found = measure("squad", rows, predictions)
     assert set(found) == {"exact_match", "f1"}
-    for metric, value in found.items():
-        assert value == pytest.approx(expected[name][metric], rel=0, abs=1e-6)
+    for metric, one in found.items():
+        assert one.score == pytest.approx(expected[name][metric], rel=0, abs=1e-6)

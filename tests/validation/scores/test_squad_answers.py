@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -10,7 +11,6 @@ from tokenizers import Tokenizer
 from albert_deploy.runtime.errors import InputError
 from albert_deploy.runtime.tasks.tokenize import Window, load_tokenizer, windows
 from albert_deploy.validation.scores.squad_answers import (
-    best_answer,
     best_answers,
     max_context_tokens,
     null_score,
@@ -25,6 +25,13 @@ def two_windows(tokenizer: Tokenizer) -> tuple[list[Window], Logits, Logits]:
     found = windows(tokenizer, "who", CONTEXT, max_length=16, stride=4, max_query_length=9)
     width = 3 + max(len(window.offsets) for window in found)  # as a padded batch has it
     return found, np.zeros((len(found), width)), np.zeros((len(found), width))
+
+
+def best_answer(
+    found: list[Window], starts: Any, ends: Any, **limits: int
+) -> tuple[str, int, int, float]:
+    best = best_answers(found, starts, ends, **limits)[0]
+    return best.text, best.start, best.end, best.score
 
 
 def at(found: list[Window], index: int, char: int) -> int:

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from albert_deploy.validation.data.datasets import QuestionRow, read_dataset
+from albert_deploy.validation.data.datasets import read_dataset
+from albert_deploy.validation.data.rows import QuestionRow
 from albert_deploy.validation.scores.measured import Measured
 from albert_deploy.validation.scores.scores import measure
 from albert_deploy.validation.scores.squad_v2 import exact_match, f1
