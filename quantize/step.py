@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from albert_deploy.quantize.schemes.table import Scheme
     from albert_deploy.validation.parity.coverage import CoverageRow
 
+_LOG = logging.getLogger(__name__)
 STATISTICS = "calibration/statistics.npz"
 
 
@@ -55,15 +57,12 @@ class QuantizeConfig:
             variant_named(name)
 
 
-def quantize(
-    directory: Path, config: QuantizeConfig, *, note: Callable[[str], None] = lambda _: None
-) -> dict[str, Any]:
+def quantize(directory: Path, config: QuantizeConfig) -> dict[str, Any]:
     """Make variants in a deployment directory; those up to date are left alone.
 
     Args:
         directory: Deployment directory with ``onnx/model.onnx``.
         config: Options.
-        note: Called with a line about each variant.
 
     Returns:
         The manifest.
@@ -83,7 +82,7 @@ def quantize(
     for name in wanted:
         scheme = scheme_for(name, config.static)
         if config.budget is not None and scheme.calibrated and texts is not None:
-            scheme = _searched(directory, manifest, name, scheme, texts, config.budget, note)
+            scheme = _searched(directory, manifest, name, scheme, texts, config.budget)
         made_from = {
             "source_sha256": manifest["files"][source]["sha256"],
             "scheme": scheme.to_json(),
@@ -94,7 +93,7 @@ def quantize(
             known = manifest["variants"].get(name, {}).get("made_from", {})
             made_from["texts"] = known.get("texts")
         if not config.force and _is_current(directory, manifest, name, made_from):
-            note(f"{name}: up to date")
+            _LOG.info(f"{name}: up to date")
             continue
         with measured() as cost:
             rows, made = _make(directory, manifest, name, scheme, texts)
@@ -108,7 +107,7 @@ def quantize(
         }
         manifest["steps"][f"quantize {name}"] = cost.to_json()
         write_manifest(directory, manifest)
-        note(f"{name}: {manifest['files'][file]['bytes']:,} bytes in {cost.seconds:.1f} s")
+        _LOG.info(f"{name}: {manifest['files'][file]['bytes']:,} bytes in {cost.seconds:.1f} s")
     return manifest
 
 
@@ -119,14 +118,13 @@ def _searched(
     scheme: Scheme,
     texts: Texts,
     budget: int,
-    note: Callable[[str], None],
 ) -> Scheme:
     """Return a scheme that keeps what the search says has to stay real."""
     from albert_deploy.quantize.search.search import search
     from albert_deploy.quantize.search.trials import SearchConfig
 
     asked = SearchConfig(variant=name, budget=budget)
-    result = search(directory, asked, texts, scheme.config, note=note)
+    result = search(directory, asked, texts, scheme.config)
     _enter(directory, manifest, *result.files)
     if not result.held:
         raise AccuracyError(result.message)

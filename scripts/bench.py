@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -33,6 +34,7 @@ from albert_deploy.validation.bench.machine import gpu_machine, require_gpu, slu
 from albert_deploy.validation.bench.record import record, write_beside
 from albert_deploy.validation.bench.report import text
 
+_LOG = logging.getLogger(__name__)
 # Those that an engine of a processor computes in their own type, and the defaults.
 _CPU_VARIANTS = (*DEFAULT_VARIANTS, "int8-qdq")
 # Speed depends neither on the ranges, which so few texts do not tell well, nor on the rounding.
@@ -49,7 +51,6 @@ def bench_directory(
     pays: Requirement | None = None,
     out: Path | None = None,
     show: _Say = print,
-    note: _Say = lambda _: None,
 ) -> dict[str, Any]:
     """Measure a deployment directory, show the tables and write ``reports/bench.*`` there.
 
@@ -61,7 +62,6 @@ def bench_directory(
         pays: What is required of the variants, judged when all is written.
         out: See ``bench_random``.
         show: Called with the tables, before anything is written.
-        note: Called with a line about each stage.
 
     Returns:
         The report.
@@ -75,7 +75,7 @@ def bench_directory(
     if tune and config.contenders is None:
         config = replace(config, contenders=tune_contenders(read_manifest(directory)), torch=False)
     place = _place(out, config, directory.name)
-    report = bench(directory, config, out=place, note=note)
+    report = bench(directory, config, out=place)
     show(text(report))
     record(directory, report)
     if place is not None:
@@ -97,7 +97,6 @@ def bench_random(
     pays: Requirement | None = None,
     out: Path | None = None,
     show: _Say = print,
-    note: _Say = lambda _: None,
 ) -> dict[str, Any]:
     """Measure an ALBERT classifier with random weights.
 
@@ -109,7 +108,6 @@ def bench_random(
         out: JSON file to write, with tables and a picture beside it; or a folder, in which it is
             named after the machine and the model. See ``bench.bench`` on one that is there.
         show: Called with the tables.
-        note: Called with a line about each stage.
 
     Returns:
         The report; its source names the geometry instead of the folder.
@@ -127,8 +125,8 @@ def bench_random(
         if models is None:
             temporary = tempfile.TemporaryDirectory(prefix="albert-deploy-bench-")
             models = Path(stack.enter_context(temporary))
-        directory = make_model(geometry, config, models, note=note)
-        report = bench(directory, config, out=place, note=note)
+        directory = make_model(geometry, config, models)
+        report = bench(directory, config, out=place)
     report["source"]["path"] = f"ALBERT-{geometry} geometry, random weights"
     show(text(report))
     if place is not None:
@@ -139,16 +137,13 @@ def bench_random(
     return report
 
 
-def make_model(
-    geometry: str, config: BenchConfig, folder: Path, *, note: _Say = lambda _: None
-) -> Path:
+def make_model(geometry: str, config: BenchConfig, folder: Path) -> Path:
     """Make a model with random weights and the variants to be measured, or leave it as it is.
 
     Args:
         geometry: Key of ``GEOMETRIES``.
         config: Options; its ``device``, ``contenders`` and ``variants`` say which variants.
         folder: Where to: ``<geometry>`` and ``<geometry>-checkpoint``.
-        note: Called with a line about each stage.
 
     Returns:
         The deployment directory.
@@ -162,7 +157,7 @@ def make_model(
     directory, checkpoint = folder / geometry, folder / f"{geometry}-checkpoint"
     # The tokenizer's settings are written last.
     if not (checkpoint / "tokenizer_config.json").is_file():
-        note(f"making an ALBERT-{geometry} with random weights in {folder}")
+        _LOG.info(f"making an ALBERT-{geometry} with random weights in {folder}")
         random_checkpoint(geometry, out=checkpoint, seed=config.seed)
     if not directory.exists():
         export(str(checkpoint), ExportConfig(task="text-classification"), out=directory)
@@ -175,7 +170,7 @@ def make_model(
         name=sample.dataset, path=sample.data, samples=_CALIBRATION_TEXTS, allow_few=True
     )
     how = QuantizeConfig(variants=variants, calibration=texts, static=_STATIC)
-    quantize(directory, how, note=note)
+    quantize(directory, how)
     return directory
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from albert_deploy.validation.gate.policy import read_policy
 from albert_deploy.validation.report.report import write_texts
 from albert_deploy.validation.step import ValidateConfig, read_rows, validate
 
+_LOG = logging.getLogger(__name__)
 FAILED_SUFFIX = ".failed"
 
 
@@ -48,9 +49,7 @@ class ReleaseConfig:
     lengths: tuple[int, ...] = (32, 128)
 
 
-def release(
-    source: str, config: ReleaseConfig, *, out: Path, note: Callable[[str], None] = lambda _: None
-) -> tuple[Path, dict[str, Any]]:
+def release(source: str, config: ReleaseConfig, *, out: Path) -> tuple[Path, dict[str, Any]]:
     """Export, quantize, where asked build engines, and validate a checkpoint.
 
     A new deployment directory is built beside ``out`` and put there in one step. One that fails
@@ -72,15 +71,15 @@ def release(
     if config.build is not None:
         check_buildable(config.build)
     if reusable(out, found, task, force=config.export.force) is not None:
-        note(f"{out} holds this export already")
-        return out, _finish(out, config, note)
+        _LOG.info(f"{out} holds this export already")
+        return out, _finish(out, config)
     real = out.resolve()
     failed = real.with_name(real.name + FAILED_SUFFIX)
     check_replaceable(failed)
     with staged(out) as work:
-        note(f"exporting {source} ({task})")
+        _LOG.info(f"exporting {source} ({task})")
         export_into(work, found, task)
-        report = _finish(work, config, note)
+        report = _finish(work, config)
         place = out
         if report["verdict"] != "pass" and out.exists():
             place = failed
@@ -136,14 +135,14 @@ def _check_data(task: str, config: ValidateConfig) -> None:
     read_rows(config)
 
 
-def _finish(directory: Path, config: ReleaseConfig, note: Callable[[str], None]) -> dict[str, Any]:
-    quantize(directory, config.quantize, note=note)
+def _finish(directory: Path, config: ReleaseConfig) -> dict[str, Any]:
+    quantize(directory, config.quantize)
     if config.build is not None:
-        build(directory, config.build, note=note)
-    report = validate(directory, config.validate, note=note)
+        build(directory, config.build)
+    report = validate(directory, config.validate)
     if config.pays is not None:
-        note("measuring whether the variants pay")
-        measured = bench(directory, BenchConfig(lengths=config.lengths, torch=False), note=note)
+        _LOG.info("measuring whether the variants pay")
+        measured = bench(directory, BenchConfig(lengths=config.lengths, torch=False))
         record(directory, measured)
         try:
             check_required(measured, config.pays)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+import logging
 import os
 import shutil
 import string
@@ -35,6 +36,13 @@ hypothesis.settings.load_profile("repeatable")
 
 SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 WORDS = ("the", "a", "film", "river", "is", "was", "long", "warm", "who", "what", "where")
+
+
+@pytest.fixture
+def progress(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    """What the packages say of their progress, as ``messages``."""
+    caplog.set_level(logging.INFO, "albert_deploy")
+    return caplog
 
 
 @pytest.fixture(scope="session")

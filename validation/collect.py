@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -31,6 +32,7 @@ from albert_deploy.validation.parity.metamorphic import metamorphic
 from albert_deploy.validation.parity.stages import attribute, open_variant
 from albert_deploy.validation.parity.trace import hidden_states, trace
 
+_LOG = logging.getLogger(__name__)
 FP32 = "fp32"
 
 
@@ -78,7 +80,6 @@ def collect(
     closer_rows: int,
     damaged: Mapping[str, str],
     engine: str = AUTO,
-    note: Callable[[str], None] = lambda _: None,
 ) -> tuple[Evidence, Findings]:
     """Run the source and every variant that can be run, and look closer at what they do.
 
@@ -95,7 +96,6 @@ def collect(
         damaged: Variants that cannot be run, with the reason.
         engine: Key of ``ENGINES`` for the variants that it runs; the others, and with ``auto``
             all of them, have the engine of the ONNX file.
-        note: Called with a line about each stage.
 
     Raises:
         InputError: The source or the data cannot be used.
@@ -106,7 +106,7 @@ def collect(
     plans: dict[str, dict[str, str]] = {}
     decide = decisions(contract, manifest["task"])
     files = {v: manifest["files"][manifest["variants"][v]["file"]]["sha256"] for v in variants}
-    note("loading the fp32 source and the variants")
+    _LOG.info("loading the fp32 source and the variants")
     with open_reference(manifest, source) as reference:
         with contextlib.ExitStack() as stack:
             sessions: dict[str, Session] = {SOURCE: reference}
@@ -144,7 +144,7 @@ def collect(
             )
             evidence.failures |= failures
             cases = edge_grid(contract, manifest["source"]["config"], evidence.texts)
-            note(f"{evidence.rows} rows done; {len(cases)} cases of the edge grid")
+            _LOG.info(f"{evidence.rows} rows done; {len(cases)} cases of the edge grid")
             limit = config.timeout_s
             grid = run_grid(sessions, cases, decide, failures=evidence.failures, timeout_s=limit)
             rows = evidence.feeds[:closer_rows]
@@ -155,7 +155,7 @@ def collect(
                 _metamorphic(manifest, sessions, evidence, found, limit)
         # Only now, when the other sessions have given their memory back.
         if rows:
-            note(f"error trace and stages on {len(rows)} rows")
+            _LOG.info(f"error trace and stages on {len(rows)} rows")
             _stages(directory, manifest, reference, evidence, found, rows, engine)
     return evidence, found
 

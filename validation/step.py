@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import datetime
+import logging
 import shlex
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,7 @@ from albert_deploy.validation.report.record import (
 from albert_deploy.validation.report.report import FILES, SCHEMA, write_reports
 from albert_deploy.validation.report.wording import latency_ms
 
+_LOG = logging.getLogger(__name__)
 # What a failing variant without a limit of its own is searched to reach.
 _BISECT_DB = 10.0
 
@@ -99,9 +101,7 @@ class ValidateConfig:
             raise InputError(f"`bisect_trials` is {self.bisect_trials}; use 0 or at least 3")
 
 
-def validate(
-    directory: Path, config: ValidateConfig, *, note: Callable[[str], None] = lambda _: None
-) -> dict[str, Any]:
+def validate(directory: Path, config: ValidateConfig) -> dict[str, Any]:
     """Compare every variant of a deployment directory with its source and write the reports.
 
     A variant that cannot be run (a damaged file, an engine that hangs or fails) is told in the
@@ -140,7 +140,6 @@ def validate(
             closer_rows=config.trace_rows,
             damaged=damaged,
             engine=config.engine,
-            note=note,
         )
         rules = {
             name: Rules(policy=policy, variant=name, task=manifest["task"], dataset=dataset)
@@ -156,7 +155,7 @@ def validate(
             if e["verdict"] == "fail" and not e["failure"] and v not in found.broken
         ]
         if failing and config.bisect_trials:
-            note(f"looking for what makes {' and '.join(failing)} fail")
+            _LOG.info(f"looking for what makes {' and '.join(failing)} fail")
         add_bisections(
             directory,
             manifest,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from albert_deploy.export.engine.proofs import Proof
     from albert_deploy.runtime.trt.flavours import Flavour
 
+_LOG = logging.getLogger(__name__)
 # Of a profile that nothing is known for: tuned for a few short texts, up to whatever fits.
 _OPTIMUM, _LARGEST_BATCH, _CHOICES = (8, 128), 32, 4
 
@@ -82,9 +84,7 @@ class BuildConfig:
             variant_named(name)
 
 
-def build(
-    directory: Path, config: BuildConfig, *, note: Callable[[str], None] = lambda _: None
-) -> dict[str, Any]:
+def build(directory: Path, config: BuildConfig) -> dict[str, Any]:
     """Build engines in a deployment directory; those up to date are left alone.
 
     Each is written when its proofs hold, and not at all when one of them fails: an earlier
@@ -117,7 +117,7 @@ def build(
             "settings": settings_json(settings),
         }
         if not config.force and _is_current(directory, manifest, name, identity):
-            note(f"{name}: up to date")
+            _LOG.info(f"{name}: up to date")
             continue
         from albert_deploy.export.engine.build import build_plan
         from albert_deploy.export.engine.proofs import prove
@@ -140,7 +140,7 @@ def build(
             )
         record = _record(manifest, target, variant, identity, built, proofs, config.tokens)
         _write(directory, manifest, name, built.plan, record)
-        note(_describe(name, record))
+        _LOG.info(_describe(name, record))
     return manifest
 
 

@@ -8,8 +8,8 @@ the fp32 file on calibration texts that are held out from calibration: never the
 from __future__ import annotations
 
 import contextlib
+import logging
 import tempfile
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,7 @@ from albert_deploy.runtime.errors import InputError
 from albert_deploy.runtime.manifest import check_file, file_record, read_manifest, write_manifest
 from albert_deploy.validation.evaluate.evaluate import decisions
 
+_LOG = logging.getLogger(__name__)
 # Texts that agreement and ranges need at least, each.
 LEAST_ROWS = 32
 
@@ -83,8 +84,6 @@ def search(
     config: SearchConfig,
     texts: Texts,
     static: StaticConfig,
-    *,
-    note: Callable[[str], None] = lambda _: None,
 ) -> SearchResult:
     """Search and write the log, the Pareto table and the picture into a deployment directory.
 
@@ -93,7 +92,6 @@ def search(
         config: Gate and budget.
         texts: Calibration texts, of which a part is held out.
         static: The variant's options; what it keeps already is kept in all trials.
-        note: Called with a line about each stage.
 
     Returns:
         The result. Its files are entered in the manifest on disk: a caller that holds one in
@@ -130,7 +128,7 @@ def search(
     }
     labels = [p.label for p in uses]
     log = TrialLog(directory / files[0], header, labels)
-    note(
+    _LOG.info(
         f"{config.variant}: searching {len(uses)} products, at most {config.budget} trials on "
         f"{len(rows)} texts, {len(log.known)} in the log"
     )
@@ -185,7 +183,7 @@ def search(
     write_search(directory, report)
     manifest["files"] |= {name: file_record(directory / name) for name in files}
     write_manifest(directory, manifest)
-    note(result.message)
+    _LOG.info(result.message)
     return result
 
 

@@ -149,11 +149,9 @@ def bench(
     config = measured.config()
     pays = options.pays_config(speedup, size)
     if directory is not None:
-        bench_directory(
-            directory, config, tune=tune, pays=pays, out=out, show=click.echo, note=options.note
-        )
+        bench_directory(directory, config, tune=tune, pays=pays, out=out, show=click.echo)
     elif geometry is not None and prepare and models is not None:
-        click.echo(make_model(geometry, config, models, note=options.note))
+        click.echo(make_model(geometry, config, models))
     elif geometry is not None:
         bench_random(
             geometry,
@@ -162,7 +160,6 @@ def bench(
             pays=pays,
             out=out,
             show=click.echo,
-            note=options.note,
         )
 
 
@@ -183,7 +180,7 @@ def _measure_serving(directory: Path, measured: Measured, out: Path | None) -> N
         dataset=measured.dataset[0] if measured.dataset else None,
         **given,
     )
-    found = measure_serving(directory, config, note=options.note)
+    found = measure_serving(directory, config)
     click.echo(serving_text(found))
     record_serving(directory, found)
     if out is not None:

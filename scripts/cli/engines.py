@@ -93,20 +93,21 @@ def build(directory: Path, given: Build) -> None:
     from albert_deploy.export.engine.kit import is_kit, kit_config, write_kit
     from albert_deploy.export.engine.step import build as run
 
+    options.progress_is_the_result()
     if given.adopt is not None:
         for name in take(directory, given.adopt):
             click.echo(f"{name}: taken from {given.adopt}")
         return
     if is_kit(directory) and given.target is None:
         config = kit_config(directory, flavour=given.flavour, force=given.force)
-        run(directory, config, note=click.echo)
+        run(directory, config)
         return
     config = _config(directory, given)
     if given.kit:
         for name in config.targets:
             click.echo(f"{name}: copy {write_kit(directory, name, config)} there, run its build.sh")
         return
-    run(directory, config, note=click.echo)
+    run(directory, config)
 
 
 @click.command()
@@ -176,8 +177,9 @@ def _auto(directory: Path, manifest: dict[str, Any], given: Build) -> ProfilePla
 
 def _show(plan: ProfilePlan) -> None:
     single = plan.ratio_at(plan.lengths.max_length)
-    options.note(
+    click.echo(
         f"{len(plan.profiles)} profiles for {plan.lengths.sequences:,} texts: "
         f"{', '.join(map(str, plan.profiles))}; each text padded to the end of its bucket is "
-        f"{plan.ratio:.2f} times the real tokens, to {plan.lengths.max_length} {single:.2f} times"
+        f"{plan.ratio:.2f} times the real tokens, to {plan.lengths.max_length} {single:.2f} times",
+        err=True,
     )

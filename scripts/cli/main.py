@@ -16,7 +16,15 @@ from albert_deploy.runtime.errors import (
     MachineError,
 )
 from albert_deploy.scripts.cli import bench as cli_speed
-from albert_deploy.scripts.cli import bundle, engines, predict, release, serve, validate
+from albert_deploy.scripts.cli import (
+    bundle,
+    engines,
+    options,
+    predict,
+    release,
+    serve,
+    validate,
+)
 
 # Options of Python -> their names here, where it is not the same with dashes.
 _FLAGS = {
@@ -28,8 +36,10 @@ _EPILOG = "Exit codes:\n\n\b\n" + "\n".join(f"{c:>4}  {text}" for c, text in EXI
 
 @click.group(epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="albert-deploy")
-def cli() -> None:
+@click.pass_context
+def cli(context: click.Context) -> None:
     """From an ALBERT checkpoint to ONNX, INT8 and FP16 that provably keep its score."""
+    context.with_resource(options.progress())
 
 
 for command in (

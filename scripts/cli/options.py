@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import logging
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import Field, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
@@ -202,9 +204,38 @@ class Serving:
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 
-def note(line: str) -> None:
-    """Print a line about progress where it does not mix with results."""
-    click.echo(line, err=True)
+class _Echo(logging.Handler):
+    """Prints what the packages log, with ``err`` where it does not mix with results."""
+
+    err = True
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a line; of what only loads and runs models, warnings alone."""
+        if record.levelno >= logging.WARNING or not record.name.startswith(_QUIET):
+            click.echo(self.format(record), err=self.err)
+
+
+_PACKAGE, _QUIET = "albert_deploy", "albert_deploy.runtime"
+_ECHO = _Echo()
+
+
+@contextlib.contextmanager
+def progress() -> Iterator[None]:
+    """Print progress to the standard error while the block runs."""
+    log = logging.getLogger(_PACKAGE)
+    level, _ECHO.err = log.level, True
+    log.setLevel(logging.INFO)
+    log.addHandler(_ECHO)
+    try:
+        yield
+    finally:
+        log.removeHandler(_ECHO)
+        log.setLevel(level)
+
+
+def progress_is_the_result() -> None:
+    """Print the progress of a command that has no other output where results go."""
+    _ECHO.err = False
 
 
 def show(place: Path, report: dict[str, Any]) -> None:

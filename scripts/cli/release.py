@@ -181,7 +181,7 @@ def release(
         lengths=lengths,
         validate=validation.config(dataset=place),
     )
-    made, report = run(source, config, out=how.out, note=options.note)
+    made, report = run(source, config, out=how.out)
     options.show(made, report)
 
 
@@ -224,4 +224,5 @@ def quantize(
         force=force,
         default=sample_data(made_from["source"]["path"], None, task=made_from["task"]),
     )
-    run(directory, config, note=click.echo)
+    options.progress_is_the_result()
+    run(directory, config)

@@ -84,6 +84,5 @@ def serve(
             model=serving.given(),
             **given,
         ),
-        note=options.note,
         ready=click.echo,
     )

@@ -114,7 +114,7 @@ def validate(
         source=source,
         allow_calibration_rows=allow_calibration_rows,
     )
-    options.show(directory, run(directory, config, note=options.note))
+    options.show(directory, run(directory, config))
 
 
 @click.command()
@@ -172,7 +172,7 @@ def gate(directory: Path, how: SelfTest) -> None:
         gate=how.policy,
         rows=how.rows,
     )
-    found = run(directory, config, note=options.note)
+    found = run(directory, config)
     click.echo(self_test_table(found))
     raise_for_self_test(found)
 

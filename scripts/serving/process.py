@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import socket
 import sys
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from albert_deploy.runtime.errors import ContractError
 from albert_deploy.scripts.serving.installation import Ports
 
+_LOG = logging.getLogger(__name__)
 _LINES_KEPT = 200
 _TOLD = 1000
 # Run before the server: prctl(PR_SET_PDEATHSIG, SIGKILL) outlives exec. Not in a hook after fork,
@@ -44,9 +46,9 @@ class TritonProcess:
         self._reader: asyncio.Task[None] | None = None
         self._stopping = False
 
-    def listen(self, note: Callable[[str], None], *, verbose: bool) -> None:
+    def listen(self, *, verbose: bool) -> None:
         """Begin to read what it says; warnings and errors are passed on, or all of it."""
-        self._reader = asyncio.create_task(self._read(note, verbose))
+        self._reader = asyncio.create_task(self._read(verbose))
 
     async def ready(self, timeout_s: float) -> None:
         """Wait until its model can be asked.
@@ -108,14 +110,14 @@ class TritonProcess:
         lines = errors or list(self._said) or ["it said nothing"]
         return lines[-1].strip()[:_TOLD]
 
-    async def _read(self, note: Callable[[str], None], verbose: bool) -> None:
+    async def _read(self, verbose: bool) -> None:
         stream = self._process.stdout
         assert stream is not None  # it was opened as a pipe
         while line := await _line(stream):
             text = line.decode(errors="replace").rstrip()
             self._said.append(text)
             if verbose or (_is_trouble(text) and not self._stopping):
-                note(text)
+                _LOG.info(text)
 
 
 async def start_triton(

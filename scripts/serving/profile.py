@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,13 +20,13 @@ from albert_deploy.runtime.manifest import add_to_manifest, read_manifest
 from albert_deploy.runtime.session import Feeds, Session
 from albert_deploy.validation.bench.machine import cores, machine
 
+_LOG = logging.getLogger(__name__)
 BATCHES = (1, 2, 4, 8, 16, 32)
 # A larger batch has to be worth the wait for it.
 _ENOUGH = 0.95
 _MOST_LENGTHS, _MULTIPLE = 4, 8
 
 _Clock = Callable[[], float]
-_Say = Callable[[str], None]
 _Open = Callable[[str, str, int], Session]
 
 
@@ -65,7 +66,6 @@ def measure_serving(
     directory: Path,
     config: ServingConfig,
     *,
-    note: _Say = lambda _: None,
     open_one: _Open | None = None,
     clock: _Clock = time.perf_counter,
     count: int | None = None,
@@ -78,7 +78,6 @@ def measure_serving(
     Args:
         directory: Deployment directory.
         config: Options.
-        note: Called with a line about each variant.
         open_one: Opens a network: ``open_one(variant, engine, threads)``; None for
             ``open_session``.
         clock: Seconds.
@@ -112,8 +111,8 @@ def measure_serving(
         return open_session(directory, variant=variant, engine=engine, threads=threads)
 
     found = {}
-    for variant, engine in _engines(manifest, names, config, note).items():
-        note(f"measuring {variant} in {engine} at {length} tokens on {available} cores")
+    for variant, engine in _engines(manifest, names, config).items():
+        _LOG.info(f"measuring {variant} in {engine} at {length} tokens on {available} cores")
         rates: dict[str, dict[str, float]] = {"splits": {}, "batches": {}}
         for instances, threads in splits(available):
             with _opened(open_one or opens, variant, engine, instances, threads) as sessions:
@@ -226,7 +225,7 @@ def _opened(
 
 
 def _engines(
-    manifest: dict[str, Any], names: Sequence[str], config: ServingConfig, note: _Say
+    manifest: dict[str, Any], names: Sequence[str], config: ServingConfig
 ) -> dict[str, str]:
     """Return who runs each variant on the CPU; one that was not asked for may have nobody."""
     found = {}
@@ -236,7 +235,7 @@ def _engines(
         except MachineError as error:
             if config.variants is not None:
                 raise
-            note(f"left out: {error}")
+            _LOG.info(f"left out: {error}")
     return found
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,9 @@ from albert_deploy.runtime.recommend import recommend
 from albert_deploy.scripts.serving.installation import find_installation, prepare_backends
 from albert_deploy.scripts.serving.options import RepositoryConfig, measured_settings
 from albert_deploy.scripts.serving.repository import MODELS, UP, write_repository
-from albert_deploy.scripts.serving.supervise import Note, Served, WatchConfig, run
+from albert_deploy.scripts.serving.supervise import Served, WatchConfig, run
 
+_LOG = logging.getLogger(__name__)
 _MOST_INSTANCES = 8
 
 
@@ -45,14 +47,13 @@ class ServeConfig:
     model: dict[str, Any] = field(default_factory=dict)
 
 
-def serve(directory: Path, config: ServeConfig, *, note: Note, ready: Note) -> None:
+def serve(directory: Path, config: ServeConfig, *, ready: Callable[[str], None]) -> None:
     """Serve until told to stop by SIGTERM or SIGINT; then what was accepted is answered first.
 
     Args:
         directory: Deployment directory or bundle. The models of a bundle made with ``--format
             triton`` are served as they are, if all of them run in Triton's Python backend.
         config: Options.
-        note: Called with a line about what happens.
         ready: Called once, with a line that says where it listens.
 
     Raises:
@@ -62,8 +63,8 @@ def serve(directory: Path, config: ServeConfig, *, note: Note, ready: Note) -> N
         MachineError: Triton is not installed, a port is taken, or it breaks again and again.
     """
     with _prepared(directory, config) as served:
-        note(f"starting Triton with the {served.variant} of {served.directory}")
-        asyncio.run(run(served, config.watch, note=note, ready=ready))
+        _LOG.info(f"starting Triton with the {served.variant} of {served.directory}")
+        asyncio.run(run(served, config.watch, ready=ready))
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 from collections import deque
@@ -29,7 +30,7 @@ from albert_deploy.scripts.serving.installation import (
 )
 from albert_deploy.scripts.serving.process import TritonProcess, free_ports, start_triton
 
-Note = Callable[[str], None]
+_LOG = logging.getLogger(__name__)
 # More often than this within that time is no accident.
 _RESTARTS, _WITHIN_S = 5, 60.0
 _PAUSE_S = 1.0
@@ -84,13 +85,12 @@ class Served:
     memory: str
 
 
-async def run(served: Served, config: WatchConfig, *, note: Note, ready: Note) -> None:
+async def run(served: Served, config: WatchConfig, *, ready: Callable[[str], None]) -> None:
     """Serve until SIGTERM or SIGINT, and then answer what was accepted.
 
     Args:
         served: What is served.
         config: Options.
-        note: Called with a line about what happens.
         ready: Called once, with a line that says where it listens.
 
     Raises:
@@ -107,18 +107,18 @@ async def run(served: Served, config: WatchConfig, *, note: Note, ready: Note) -
     triton: TritonProcess | None = None
     restarts: deque[float] = deque()
     try:
-        triton = await _unless(stop, _started(served, config, front, note))
+        triton = await _unless(stop, _started(served, config, front))
         if triton is not None:
             ready(_where(served, config, front))
         while triton is not None and (why := await _trouble(triton, died, stop)):
             front.hold(why, ours=triton.runs())
             await triton.kill()
-            triton = await _unless(stop, _again(served, config, front, note, why, restarts))
+            triton = await _unless(stop, _again(served, config, front, why, restarts))
             while not died.empty():  # of the one before
                 died.get_nowait()
-        note("stopping: answering what was accepted")
+        _LOG.info("stopping: answering what was accepted")
         if left := await front.drain(config.drain_s):
-            note(f"{left} requests were not answered within {config.drain_s:.0f} s")
+            _LOG.info(f"{left} requests were not answered within {config.drain_s:.0f} s")
     finally:
         await front.close()
         if triton is not None:
@@ -147,13 +147,12 @@ async def _again(
     served: Served,
     config: WatchConfig,
     front: Front,
-    note: Note,
     why: str,
     restarts: deque[float],
 ) -> TritonProcess:
     """Start the server until it runs, but not again and again in a short time."""
     while True:
-        note(f"restarting Triton: {why}")
+        _LOG.info(f"restarting Triton: {why}")
         remove_memory(served.memory)
         now = asyncio.get_running_loop().time()
         restarts.append(now)
@@ -166,13 +165,13 @@ async def _again(
             )
         _check_files(served)
         try:
-            return await _started(served, config, front, note)
+            return await _started(served, config, front)
         except ContractError as error:
             why = str(error)
             await asyncio.sleep(_PAUSE_S)
 
 
-async def _started(served: Served, config: WatchConfig, front: Front, note: Note) -> TritonProcess:
+async def _started(served: Served, config: WatchConfig, front: Front) -> TritonProcess:
     ports = free_ports()
     triton = await start_triton(
         command(
@@ -188,7 +187,7 @@ async def _started(served: Served, config: WatchConfig, front: Front, note: Note
         ports,
     )
     try:
-        triton.listen(note, verbose=config.verbose)
+        triton.listen(verbose=config.verbose)
         await triton.ready(config.start_s)
     except BaseException:
         await triton.kill()

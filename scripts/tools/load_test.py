@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
+import logging
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from albert_deploy.scripts.tools.load import PROTOCOLS, Load, closed_load, open_
 from albert_deploy.scripts.tools.running import Running, running
 from albert_deploy.validation.tables import markdown_table
 
+_LOG = logging.getLogger(__name__)
 # What the gate is about: so many requests at once, and batches of as many in this process.
 _CONCURRENCY = 16
 _TOLERANCE = 1e-4
@@ -62,7 +64,7 @@ def main(
     asked = _texts(texts, count)
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "server.log"
-        with running(server, directory, log) as served:
+        with options.progress(), running(server, directory, log) as served:
             report = measure(served, directory, asked, rounds, options.numbers("", concurrency))
     click.echo(tables(report))
     if out is not None:
@@ -82,7 +84,6 @@ def measure(
     texts: Sequence[str],
     rounds: int,
     concurrencies: Sequence[int],
-    note: Callable[[str], None] = options.note,
 ) -> dict[str, Any]:
     """Measure a server and this process in turns, then latencies under several loads.
 
@@ -92,7 +93,6 @@ def measure(
         texts: To ask.
         rounds: Of the comparison.
         concurrencies: Requests at once, for the table.
-        note: Called with a line about each stage.
 
     Returns:
         ``share`` of the throughput of this process that 16 requests at once reach (of medians),
@@ -109,7 +109,7 @@ def measure(
     with load(directory) as model:
         wanted = list(model.stream(texts))
         for number in range(rounds):
-            note(f"round {number + 1} of {rounds}: in this process, then served")
+            _LOG.info(f"round {number + 1} of {rounds}: in this process, then served")
             start = time.perf_counter()
             for _ in model.stream(texts, batch_size=_CONCURRENCY):
                 pass
@@ -120,12 +120,12 @@ def measure(
     loads: list[Load] = []
     for protocol in PROTOCOLS:
         for concurrency in concurrencies:
-            note(f"{protocol}, {concurrency} at once")
+            _LOG.info(f"{protocol}, {concurrency} at once")
             some = texts if concurrency > 1 else texts[: max(100, len(texts) // 4)]
             loads.append(closed_load(urls[protocol], served.name, protocol, some, concurrency))
             _compare(loads[-1].answers, wanted)
         rate = statistics.median(there) / 2
-        note(f"{protocol}, {rate:.0f} texts a second")
+        _LOG.info(f"{protocol}, {rate:.0f} texts a second")
         loads.append(open_load(urls[protocol], served.name, protocol, texts, rate))
         _compare(loads[-1].answers, wanted)
     return {

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import logging
 import statistics
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +47,9 @@ from albert_deploy.validation.bench.peaks import best_of, gpu_peaks, peaks
 from albert_deploy.validation.bench.progress import Progress
 from albert_deploy.validation.bench.workload import Column, fitting_lengths, make_columns
 
+_LOG = logging.getLogger(__name__)
 # A percentile says something only where at least one run lies beyond it.
 _PERCENTILES = {90: 10, 99: 100}
-_Say = Callable[[str], None]
 _Json = dict[str, Any]
 
 
@@ -56,7 +58,6 @@ def bench(
     config: BenchConfig,
     *,
     out: Path | None = None,
-    note: _Say = lambda _: None,
 ) -> dict[str, Any]:
     """Measure every variant of a deployment directory beside its source.
 
@@ -68,7 +69,6 @@ def bench(
         out: JSON file that keeps what is known while the bench runs. One that an earlier run of
             the same bench on the same machine did not complete is gone on with: what was measured
             is not measured again, and a contender that ended the process is left out.
-        note: Called with a line about each stage.
 
     Returns:
         The report, as in ``reports/bench.json``: times in ms, sizes in bytes, ratios as
@@ -127,15 +127,9 @@ def bench(
     )
     report = progress.report
     if progress.resumed:
-        note(f"going on with {out}, which an earlier run did not complete")
-
-    def remark(line: str) -> None:
-        if line not in report["notes"]:
-            report["notes"].append(line)
-            note(line)
-
+        _LOG.info(f"going on with {out}, which an earlier run did not complete")
     for line in notes:
-        remark(line)
+        _remark(report, line)
     with tempfile.TemporaryDirectory(prefix="albert-deploy-") as work:
         for run in report["runs"]:
             with contextlib.ExitStack() as stack:
@@ -147,9 +141,9 @@ def bench(
                     config,
                     threads=run["threads"],
                     work=Path(work),
-                    remark=remark,
+                    remark=partial(_remark, report),
                 )
-                _run(found, columns, config, manifest, run, progress, stack, remark, note)
+                _run(found, columns, config, manifest, run, progress, stack)
     if config.on_gpu:
         report["after"] = readings()
     report["complete"] = True
@@ -165,14 +159,12 @@ def _run(
     run: _Json,
     progress: Progress,
     stack: contextlib.ExitStack,
-    remark: _Say,
-    note: _Say,
 ) -> None:
     """Load and time the contenders, between two measurements of the machine's peaks."""
     report = progress.report
     report["contenders"] |= {c.name: c.to_json() for c in found}
     for name, why in report["crashed"].items():
-        remark(f"{name}: left out, {why}")
+        _remark(report, f"{name}: left out, {why}")
         if not run["contenders"].get(name, {}).get("latency"):
             run["contenders"].pop(name, None)
             report["contenders"].pop(name, None)
@@ -182,9 +174,9 @@ def _run(
     left = [c for c in columns if c.name not in known]
     if not left:
         return
-    note(f"{_threads(run['threads'], config)}: {', '.join(c.name for c in found)}")
+    _LOG.info(f"{_threads(run['threads'], config)}: {', '.join(c.name for c in found)}")
     device = gpu.cuda_device() if config.on_gpu else Device()
-    _add_peaks(run, config, remark)
+    _add_peaks(run, config, report)
     sessions, records = load_interleaved(
         found,
         config.loads,
@@ -196,7 +188,7 @@ def _run(
     for contender in found:
         record = records[contender.name]
         if record["error"] is not None:
-            remark(f"{contender.label}: left out, {record['error']}")
+            _remark(report, f"{contender.label}: left out, {record['error']}")
             report["contenders"].pop(contender.name)
             run["contenders"].pop(contender.name, None)
             continue
@@ -221,19 +213,25 @@ def _run(
             _add_cells(run, report, column, first, times)
             progress.save()
     if not config.on_gpu:
-        _add_peaks(run, config, remark)
+        _add_peaks(run, config, report)
     add_shares(run, report)
     rounds = [len(c["times_ms"]) for c in _cells(run) if c["error"] is None]
     run["rounds"] = min(rounds, default=0)
 
 
-def _add_peaks(run: _Json, config: BenchConfig, remark: _Say) -> None:
+def _remark(report: _Json, line: str) -> None:
+    if line not in report["notes"]:
+        report["notes"].append(line)
+        _LOG.info(line)
+
+
+def _add_peaks(run: _Json, config: BenchConfig, report: _Json) -> None:
     if not config.peak_seconds:
         return
     if config.on_gpu:
         measured, refused = gpu_peaks(seconds=config.peak_seconds)
         for line in refused:
-            remark(line)
+            _remark(report, line)
     else:
         measured = peaks(run["threads"], seconds=config.peak_seconds)
     run["peaks"] = best_of([run["peaks"], measured])

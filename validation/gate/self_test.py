@@ -7,6 +7,7 @@ into a copy of its file, by the same checks and with the same limits.
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -34,6 +35,8 @@ from albert_deploy.validation.gate.verdicts import FAIL
 from albert_deploy.validation.parity.difference import edge_grid
 from albert_deploy.validation.parity.metamorphic import MetamorphicConfig, metamorphic
 from albert_deploy.validation.parity.weights import check_weights
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,9 +69,7 @@ class SelfTestConfig:
             raise InputError(f"the self-test has {self.rows} rows; give it 1 at least")
 
 
-def self_test(
-    directory: Path, config: SelfTestConfig, *, note: Callable[[str], None] = lambda _: None
-) -> SelfTest:
+def self_test(directory: Path, config: SelfTestConfig) -> SelfTest:
     """Plant every fault of ``FAULTS`` into a copy of every variant and judge it.
 
     The directory is not changed. SHA-256 sums, which would catch any edit, are not looked at.
@@ -95,7 +96,7 @@ def self_test(
                 planted, checks = judged.planted(variant, fault.plant)
                 rows.append(_detection(fault.name, variant, planted, checks, failing))
             caught = sum(row.verdict == "detected" for row in rows if row.variant == variant)
-            note(f"{variant}: {caught} of {len(FAULTS)} faults detected")
+            _LOG.info(f"{variant}: {caught} of {len(FAULTS)} faults detected")
     return SelfTest(rows=tuple(rows))
 
 

@@ -85,9 +85,8 @@ def test_an_engine_is_recorded_with_its_proofs(built: Path) -> None:
 
 
 def test_what_is_up_to_date_is_left_and_what_is_not_is_built_again(
-    with_engine: Path, monkeypatch: pytest.MonkeyPatch
+    with_engine: Path, monkeypatch: pytest.MonkeyPatch, progress: pytest.LogCaptureFixture
 ) -> None:
-    lines: list[str] = []
 
     def fail(*_: Any, **__: Any) -> None:
         raise AssertionError("was built again")
@@ -95,8 +94,8 @@ def test_what_is_up_to_date_is_left_and_what_is_not_is_built_again(
     before = (with_engine / PLAN).read_bytes()
     with monkeypatch.context() as patch:
         patch.setattr(engine, "build_plan", fail)
-        build(with_engine, SM89, note=lines.append)
-        assert lines == ["sm89-fp16: up to date"]
+        build(with_engine, SM89)
+        assert progress.messages == ["sm89-fp16: up to date"]
         other = (Profile(minimum=(1, 1), optimum=(1, 16), maximum=(4, 32)),)
         for config in (replace(SM89, profiles=other), replace(SM89, force=True)):
             with pytest.raises(AssertionError, match="built again"):
@@ -141,10 +140,12 @@ def test_what_makes_no_sense_is_refused(
 
 
 @pytest.mark.medium
-def test_every_variant_that_fits_is_built_when_none_is_named(directory: Path) -> None:
-    lines: list[str] = []
-    made = build(directory, replace(SM89, variants=None), note=lines.append)
+def test_every_variant_that_fits_is_built_when_none_is_named(
+    directory: Path, progress: pytest.LogCaptureFixture
+) -> None:
+    made = build(directory, replace(SM89, variants=None))
     assert list(made["engines"]) == ["sm89-fp32", "sm89-fp16"]
+    lines = progress.messages
     assert len(lines) == 2
     assert all("proofs: " in line and " bytes in " in line for line in lines)
 
@@ -171,7 +172,7 @@ def test_a_target_of_another_machine_has_a_kit(directory: Path) -> None:
 
 
 def test_a_kit_makes_the_same_engine_which_comes_home(
-    built: Path, directory: Path, tmp_path: Path
+    built: Path, directory: Path, tmp_path: Path, progress: pytest.LogCaptureFixture
 ) -> None:
     kit = Path(shutil.move(write_kit(directory, "sm89", SM89), tmp_path / "elsewhere"))
     assert not (kit / VARIANTS["fp32"].file).exists()  # What is not asked for stays at home.
@@ -179,9 +180,9 @@ def test_a_kit_makes_the_same_engine_which_comes_home(
     assert (kit / PLAN).read_bytes() == (built / PLAN).read_bytes()
     assert adopt(directory, kit) == ["sm89-fp16"]
     assert is_intact(directory, read_manifest(directory), PLAN)
-    lines: list[str] = []
-    build(directory, SM89, note=lines.append)
-    assert lines == ["sm89-fp16: up to date"]
+    progress.clear()
+    build(directory, SM89)
+    assert progress.messages == ["sm89-fp16: up to date"]
 
 
 def test_engines_of_other_files_or_damaged_ones_do_not_come_home(

@@ -366,18 +366,17 @@ def test_two_runs_write_the_same_bytes(made: Make, exported: Make, tmp_path: Pat
         assert (out / name).read_bytes() == (made("albert") / name).read_bytes(), name
 
 
-def test_what_is_up_to_date_is_left_alone(albert: Path, texts: CalibrationConfig) -> None:
-    lines: list[str] = []
+def test_what_is_up_to_date_is_left_alone(
+    albert: Path, texts: CalibrationConfig, progress: pytest.LogCaptureFixture
+) -> None:
     before = {v: (albert / VARIANTS[v].file).stat().st_mtime_ns for v in STATIC}
     for calibration in (
         texts,
         None,
         CalibrationConfig(name="statistics", path=albert / STATISTICS),
     ):
-        quantize(
-            albert, QuantizeConfig(variants=STATIC, calibration=calibration), note=lines.append
-        )
-    assert lines == [f"{v}: up to date" for v in STATIC] * 3
+        quantize(albert, QuantizeConfig(variants=STATIC, calibration=calibration))
+    assert progress.messages == [f"{v}: up to date" for v in STATIC] * 3
     assert before == {v: (albert / VARIANTS[v].file).stat().st_mtime_ns for v in STATIC}
 
 

@@ -74,7 +74,7 @@ def test_the_command_hands_its_options_over(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_model_is_prepared_without_a_gpu_and_made_once(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, progress: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setitem(GEOMETRIES, "tiny", TINY)
     arguments = ["--gpu", "--random", "tiny", "--contenders", "fp16*", "--prepare"]
@@ -83,10 +83,10 @@ def test_a_model_is_prepared_without_a_gpu_and_made_once(
     assert done.stdout == f"{tmp_path / 'tiny'}\n"
     assert set(read_manifest(tmp_path / "tiny")["variants"]) == {"fp32", "fp16"}
     files = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file()}
-    notes: list[str] = []
+    progress.clear()
     config = BenchConfig(device="gpu", contenders=("fp16*",))
-    make_model("tiny", config, tmp_path, note=notes.append)
-    assert notes == ["fp16: up to date"]
+    make_model("tiny", config, tmp_path)
+    assert progress.messages == ["fp16: up to date"]
     assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file()} == files
     with pytest.raises(InputError, match="unknown geometry 'huge'; use one of: base, large"):
         make_model("huge", config, tmp_path)

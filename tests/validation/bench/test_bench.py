@@ -273,18 +273,17 @@ def test_shares_are_of_the_peak_of_the_own_data_type():
     assert cells["torch"]["gops"] is cells["torch"]["peak_share"] is None
 
 
-def test_source_that_is_gone_is_left_out(directory, tmp_path):
+def test_source_that_is_gone_is_left_out(directory, tmp_path, progress):
     copy = copy_directory(directory, tmp_path / "copy")
     manifest = read_manifest(copy)
     manifest["source"]["path"] = str(tmp_path / "gone")
     write_manifest(copy, manifest)
-    heard = []
     settings = OURS | {"contenders": ("torch", "fp32@ort", "int8@ort")}
-    report = bench(copy, BenchConfig(lengths=(8,), **settings), note=heard.append)
+    report = bench(copy, BenchConfig(lengths=(8,), **settings))
     assert list(report["contenders"]) == ["fp32@ort", "int8@ort"]
     assert report["baseline"] == "fp32@ort"
     assert "torch eager: left out" in report["notes"][0]
-    assert report["notes"][0] in heard
+    assert report["notes"][0] in progress.messages
     assert "times as fast as fp32, ORT" in text(report)
     with pytest.raises(InputError, match="nowhere"):
         bench(copy, BenchConfig(lengths=(8,), repeats=1, source=str(tmp_path / "nowhere")))

@@ -37,11 +37,12 @@ def made(make_checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPath
 
 
 @pytest.mark.medium
-def test_every_fault_is_detected_and_the_directory_stays_as_it_was(made: Path) -> None:
+def test_every_fault_is_detected_and_the_directory_stays_as_it_was(
+    made: Path, progress: pytest.LogCaptureFixture
+) -> None:
     before = {p: sha256_of(p) for p in made.rglob("*") if p.is_file()}
     config = SelfTestConfig(evaluate=EvaluateConfig(unlabelled_rows=12, grid_texts=8))
-    notes: list[str] = []
-    result = self_test(made, config, note=notes.append)
+    result = self_test(made, config)
     assert {p: sha256_of(p) for p in made.rglob("*") if p.is_file()} == before
     assert result.undetected == ()
     assert result.false_alarms == ()
@@ -50,7 +51,7 @@ def test_every_fault_is_detected_and_the_directory_stays_as_it_was(made: Path) -
     assert [(r.variant, r.fault) for r in result.rows] == [
         (variant, fault) for variant in ("fp32", "fp16", "int8") for fault in (CONTROL, *NAMES)
     ]
-    assert notes == [
+    assert progress.messages == [
         f"{v}: {len(NAMES)} of {len(NAMES)} faults detected" for v in ("fp32", "fp16", "int8")
     ]
     rows = {(r.variant, r.fault): r for r in result.rows}
