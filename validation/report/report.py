@@ -8,17 +8,14 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from albert_deploy.runtime.errors import InputError
 from albert_deploy.runtime.manifest import REPORTS, write_json, write_text
 from albert_deploy.validation.report.html import render_html
 from albert_deploy.validation.report.junit import junit
-from albert_deploy.validation.report.markdown import summary, table, trace_table
-from albert_deploy.validation.report.pictures import PICTURES, write_pictures
-
-if TYPE_CHECKING:
-    from albert_deploy.validation.evaluate.evaluate import Evidence
+from albert_deploy.validation.report.markdown import summary
+from albert_deploy.validation.report.pictures import PICTURES, draw_pictures
 
 _FILE = "templates/validation.schema.json"
 
@@ -68,37 +65,21 @@ def _types(node: Mapping[str, Any]) -> str:
     return found if isinstance(found, str) else " or ".join(found)
 
 
-__all__ = [
-    "FILES",
-    "SCHEMA",
-    "summary",
-    "table",
-    "trace_table",
-    "write_reports",
-    "write_texts",
-]
-
-SCHEMA = "albert-deploy/validation/2"
 _JSON, _SUMMARY, _HTML, _JUNIT = "validation.json", "summary.md", "report.html", "junit.xml"
 # What a validation may write, as paths in the deployment directory.
-FILES = tuple(f"{REPORTS}/{name}" for name in (_JSON, _SUMMARY, _HTML, _JUNIT, *PICTURES))
+FILES = tuple(f"{REPORTS}/{name}" for name in (_JSON, _SUMMARY, _HTML, _JUNIT))
+FILES += tuple(f"{REPORTS}/{name}.svg" for name in PICTURES)
 # Where GitHub wants the summary of a job's step, and the most it takes of one step.
 _STEP_SUMMARY = "GITHUB_STEP_SUMMARY"
 _STEP_BYTES = 1024 * 1024
 
 
-def write_reports(
-    directory: Path, report: Mapping[str, Any], evidence: Evidence | None
-) -> list[Path]:
-    """Write every report of a validation, and a CI job's summary where there is one.
-
-    The job's summary is the file that ``GITHUB_STEP_SUMMARY`` names; it is appended to, and is
-    none of the deployment directory's files.
+def write_reports(directory: Path, report: Mapping[str, Any]) -> list[Path]:
+    """Write every form of a report; remove the pictures that an earlier one left.
 
     Args:
         directory: Deployment directory.
         report: What was found; what JSON cannot hold, such as NaN, is written as null.
-        evidence: What was seen; None where nothing could be run.
 
     Returns:
         The paths written, all below ``directory``.
@@ -107,31 +88,22 @@ def write_reports(
         InputError: A file cannot be written.
         MachineError: The disk is full.
     """
-    plain: dict[str, Any] = as_json(report)
-    written = write_texts(directory, plain)
-    append_step_summary(plain)
-    errors = evidence.errors if evidence is not None else {}
-    return [*written, *write_pictures(directory / REPORTS, plain, errors)]
-
-
-def write_texts(directory: Path, report: Mapping[str, Any]) -> list[Path]:
-    """Write the reports less the pictures, which stay as they are; return the paths written.
-
-    For a report that another step adds to, such as a check of speed.
-
-    Raises:
-        InputError: A file cannot be written.
-        MachineError: The disk is full.
-    """
     folder = directory / REPORTS
     plain: dict[str, Any] = as_json(report)
     write_json(folder / _JSON, plain)
+    pictures = draw_pictures(plain)
     # What the search for products to keep real has left, its table and picture.
     searches = [path.read_text(encoding="utf-8") for path in sorted(folder.glob("search*.md"))]
-    write_text(folder / _SUMMARY, summary(plain, more=searches))
-    write_text(folder / _HTML, render_html(plain))
-    write_text(folder / _JUNIT, junit(plain))
-    return [folder / name for name in (_JSON, _SUMMARY, _HTML, _JUNIT)]
+    texts = {
+        _SUMMARY: summary(plain, pictures, more=searches),
+        _HTML: render_html(plain, pictures),
+        _JUNIT: junit(plain),
+    } | {f"{name}.svg": picture.svg for name, picture in pictures.items()}
+    for name, text in texts.items():
+        write_text(folder / name, text)
+    for name in PICTURES.keys() - pictures.keys():
+        (folder / f"{name}.svg").unlink(missing_ok=True)
+    return [folder / name for name in (_JSON, *texts)]
 
 
 def append_step_summary(report: Mapping[str, Any]) -> Path | None:
@@ -147,7 +119,7 @@ def append_step_summary(report: Mapping[str, Any]) -> Path | None:
     try:
         used = path.stat().st_size if path.exists() else 0
         # GitHub drops the whole summary of a step when it is over the limit.
-        text = summary(report, pictures=False, limit=min(_STEP_BYTES - used - 2, _STEP_BYTES))
+        text = summary(as_json(report), limit=min(_STEP_BYTES - used - 2, _STEP_BYTES))
         with path.open("a", encoding="utf-8") as file:
             file.write(f"{text}\n" if text else "")
     except OSError as error:

@@ -9,7 +9,8 @@ from typing import Any
 import jsonschema
 import pytest
 
-from albert_deploy.validation.report.report import SCHEMA, as_json, describe_schema, read_schema
+from albert_deploy.validation.gate.baseline import SCHEMA
+from albert_deploy.validation.report.report import as_json, describe_schema, read_schema
 
 DOCUMENT = Path(__file__).resolve().parents[3] / "docs" / "validation-report.md"
 
