@@ -18,8 +18,8 @@ from albert_deploy.validation.report.wording import MISSING, compact
 
 def metamorphic(report: Mapping[str, Any]) -> Section:
     """Return what inputs that mean the same changed in the outputs."""
-    columns = {"variant": "variant", "check": "check", "output": "output"}
-    columns |= {"#error": "error:.2e", "#tolerance": "tolerance:.2e", "verdict": "verdict"}
+    columns = ["variant", "check", "output", "#error = error : .2e"]
+    columns += ["#tolerance = tolerance : .2e", "verdict"]
     caption = "Change of the outputs under a change that means nothing"
     return Section(
         key="metamorphic",
@@ -32,8 +32,7 @@ def metamorphic(report: Mapping[str, Any]) -> Section:
 
 def stages(report: Mapping[str, Any]) -> Section:
     """Return the error that each step from the checkpoint to the engine adds."""
-    columns = {"variant": "variant", "stage": "stage", "output": "output"}
-    columns |= {"#SQNR, dB": "sqnr", "#max error": "max_abs:.2e"}
+    columns = ["variant", "stage", "output", "#SQNR, dB = sqnr", "#max error = max_abs : .2e"]
     rows = (row | {"sqnr": wording.sqnr(row)} for row in variant_rows(report, "stages"))
     return Section(
         key="stages",
@@ -45,9 +44,8 @@ def stages(report: Mapping[str, Any]) -> Section:
 
 def blame(report: Mapping[str, Any]) -> Section:
     """Return which operators make a variant fail."""
-    columns = {"variant": "variant", "operators": "products", "#kept": "kept", "#of": "of"}
-    columns |= {"#trials": "trials", "#SQNR before, dB": "sqnr_db_before:.1f"}
-    columns |= {"#SQNR after, dB": "sqnr_db_after:.1f"}
+    columns = ["variant", "operators = products", "#kept", "#of", "#trials"]
+    columns += ["#SQNR before, dB = sqnr_db_before : .1f", "#SQNR after, dB = sqnr_db_after : .1f"]
     rows = [
         {"variant": name} | blame | {"products": blame["products"] or "none found"}
         for name, variant in report["variants"].items()
@@ -63,19 +61,10 @@ def blame(report: Mapping[str, Any]) -> Section:
 
 def parity(report: Mapping[str, Any]) -> Section:
     """Return how far each output is from the source's."""
-    columns = {
-        "variant": "variant",
-        "output": "output",
-        "on": "on",
-        "#SQNR, dB": "sqnr",
-        "#max error": "max_abs:.2e",
-        "#mean error": "mean_abs:.2e",
-        "#of scale": "relative:.2e",
-        "#cosine": "cosine:.6f",
-        "#KL": "kl:.2e",
-        "#rank agreement": "rank_agreement:.4f",
-        "#agreement": "agreement:.2%",
-    }
+    columns = ["variant", "output", "on", "#SQNR, dB = sqnr", "#max error = max_abs : .2e"]
+    columns += ["#mean error = mean_abs : .2e", "#of scale = relative : .2e"]
+    columns += ["#cosine = cosine : .6f", "#KL = kl : .2e", "#agreement = agreement : .2%"]
+    columns += ["#rank agreement = rank_agreement : .4f"]
     rows = [
         {"variant": name, "output": output, "on": where, "sqnr": wording.sqnr(found)} | found
         for name, variant in report["variants"].items()
@@ -116,17 +105,10 @@ def _place(entry: Mapping[str, Any]) -> str:
 
 def engines(report: Mapping[str, Any]) -> Section:
     """Return the section on TensorRT engines and what was proven of them."""
-    columns = {
-        "engine": "engine",
-        "verdict": "verdict",
-        "target": "target",
-        "built by": "builder",
-        "#MB": "bytes",
-        "#weights, MB": "weights_bytes",
-        "#scratch, MB": "scratch_bytes",
-        "#build, ms": "build_ms:,.0f",
-    }
-    proof_columns = ("engine", "name", "status", "found", "wanted")
+    columns = ["engine", "verdict", "target", "built by = builder", "#MB = bytes"]
+    columns += ["#weights, MB = weights_bytes", "#scratch, MB = scratch_bytes"]
+    columns += ["#build, ms = build_ms : ,.0f"]
+    proof_columns = ["engine", "proof = name", "status", "found", "wanted"]
     built, proofs = [], []
     for name, engine in (report.get("engines") or {}).items():
         sizes = {
@@ -143,7 +125,7 @@ def engines(report: Mapping[str, Any]) -> Section:
         tables=filled(
             [
                 record_table("TensorRT plans", columns, built),
-                record_table("Proofs", {c: c for c in proof_columns}, proofs, folded=True),
+                record_table("Proofs", proof_columns, proofs, folded=True),
             ]
         ),
     )
@@ -151,21 +133,21 @@ def engines(report: Mapping[str, Any]) -> Section:
 
 def coverage(report: Mapping[str, Any]) -> Section:
     """Return every weight of every variant that converts some."""
-    always = {"weight": "weight", "#uses": "uses", "#converted": "converted", "data type": "dtype"}
+    always = ["weight", "#uses", "#converted", "data type = dtype"]
     details = {
         "granularity": "granularity",
-        "#scales": "scales",
-        "#rounded activations": "integer_inputs",
-        "activations left real": "real_inputs",
+        "scales": "#scales",
+        "integer_inputs": "#rounded activations = integer_inputs",
+        "real_inputs": "activations left real = real_inputs",
         "reason": "reason",
     }
     tables = []
     for name, variant in report["variants"].items():
         weights = variant.get("weights") or ()
-        told = {c: key for c, key in details.items() if any(row.get(key) for row in weights)}
+        told = [column for key, column in details.items() if any(row.get(key) for row in weights)]
         uses, converted = (sum(row[key] for row in weights) for key in ("uses", "converted"))
         caption = f"{name}: {len(weights)} weights, {converted} of {uses} uses converted"
-        tables.append(record_table(caption, always | told, weights, folded=True))
+        tables.append(record_table(caption, [*always, *told], weights, folded=True))
     return Section(
         key="coverage",
         title="Coverage",
@@ -176,8 +158,8 @@ def coverage(report: Mapping[str, Any]) -> Section:
 
 def calibration(report: Mapping[str, Any]) -> Section:
     """Return what ranges of activations were set on, and to what."""
-    columns = {"activation": "label", "#peak": "peak:.4g", "#range": "range:.4g"}
-    columns |= {"#clipped": "clipped:.3%"}
+    columns = ["activation = label", "#peak = peak : .4g", "#range = range : .4g"]
+    columns += ["#clipped = clipped : .3%"]
     notes, tables = [], []
     for name, variant in report["variants"].items():
         record = variant.get("calibration")
@@ -207,7 +189,7 @@ def environment(report: Mapping[str, Any]) -> Section:
         {"what": "data"} | data,
         *({"what": name} | variant for name, variant in report["variants"].items()),
     ]
-    columns = {"what": "what", "file": "file", "SHA-256": "sha256", "#bytes": "bytes:,"}
+    columns = ["what", "file", "SHA-256 = sha256", "#bytes = bytes : ,"]
     machine = {"python": environment.get("python")} | (environment.get("machine") or {})
     pairs = {
         "Machine": {key: value for key, value in machine.items() if value is not None},
@@ -218,7 +200,7 @@ def environment(report: Mapping[str, Any]) -> Section:
     lists = [
         record_table(
             caption,
-            {"name": "name", "value": "value"},
+            ("name", "value"),
             ({"name": key, "value": value} for key, value in (values or {}).items()),
             folded=True,
         )

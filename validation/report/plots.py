@@ -119,7 +119,7 @@ def draw_trace(report: Mapping[str, Any]) -> Drawing | None:
     axes.set_xticks(shown, ["in" if label == "input" else label for label in labels])
     for tick, x in zip(axes.get_xticklabels(), shown, strict=True):
         if x >= inner:
-            tick.set(rotation=-30, ha="left")
+            tick.set(rotation=-60, ha="left")
     axes.set_xlabel("hidden state after each iteration; outputs" + "; hollow: first token" * narrow)
     axes.set_ylabel("SQNR against fp32, dB")
     _legend(axes)
@@ -287,8 +287,8 @@ def _head(figure: Figure, title: str) -> None:
 
 
 def _legend(axes: Axes) -> None:
-    """Name the lines above the axes, in one row as far as they fit."""
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=5, fontsize=8)
+    """Name the lines above the axes, four in a row."""
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, fontsize=8)
 
 
 def _marker(series: int) -> str:

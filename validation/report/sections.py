@@ -120,15 +120,7 @@ def _plots(pictures: Mapping[str, Picture] | None) -> Section:
 
 
 def _checks(report: Mapping[str, Any]) -> Section:
-    columns = {
-        "variant": "variant",
-        "verdict": "verdict",
-        "check": "name",
-        "message": "message",
-        "#value": "value",
-        "#limit": "limit",
-        "kind": "kind",
-    }
+    columns = ["variant", "verdict", "check = name", "message", "#value", "#limit", "kind"]
     checks = all_checks(report)
     bad = [check for check in checks if check["verdict"] != PASS]
     good = [check for check in checks if check["verdict"] == PASS]
@@ -143,12 +135,12 @@ def _checks(report: Mapping[str, Any]) -> Section:
 
 
 def _flips(report: Mapping[str, Any]) -> Section:
-    columns = ("id", "kind", "text", "label", "source", "variant")
+    columns = ["id", "kind", "text", "label", "source", "variant"]
     tables = []
     for name, variant in report["variants"].items():
         if flips := variant.get("flips"):
             counts = ", ".join(f"{flips[kind]} {kind}" for kind in ("better", "worse", "other"))
-            tables.append(record_table(f"{name}: {counts}", {c: c for c in columns}, flips["rows"]))
+            tables.append(record_table(f"{name}: {counts}", columns, flips["rows"]))
     return Section(
         key="flips",
         title="Flips",
@@ -159,8 +151,7 @@ def _flips(report: Mapping[str, Any]) -> Section:
 
 
 def _worst(report: Mapping[str, Any]) -> Section:
-    columns = {"id": "id", "#error": "error:.2e", "text": "text"}
-    columns |= {"source": "source", "variant": "variant"}
+    columns = ["id", "#error = error : .2e", "text", "source", "variant"]
     tables = []
     for name, variant in report["variants"].items():
         rows = [

@@ -49,7 +49,7 @@ class Section:
 
 def record_table(
     caption: str,
-    columns: Mapping[str, str],
+    columns: Sequence[str],
     rows: Iterable[Mapping[str, Any]],
     *,
     folded: bool = False,
@@ -58,16 +58,26 @@ def record_table(
 
     Args:
         caption: What it shows.
-        columns: Heading -> key of a record, with the format of its number, if any, after a colon.
+        columns: ``heading = key : format`` each, as in ``#max error = max_abs : .2e``: the key of
+            a record where it is not the heading, and the format of its number where it has one.
         rows: The records.
         folded: Whether it is closed at first.
     """
-    cells = [key.partition(":") for key in columns.values()]
+    headings, keys, forms = [], [], []
+    for column in columns:
+        heading, _, rest = column.partition(" = ")
+        key, _, form = rest.partition(" : ")
+        headings.append(heading)
+        keys.append(key or heading.removeprefix("#"))
+        forms.append(form)
     texts = [
-        [number(row.get(key), form) if form else compact(row.get(key)) for key, _, form in cells]
+        [
+            number(row.get(k), f) if f else compact(row.get(k))
+            for k, f in zip(keys, forms, strict=True)
+        ]
         for row in rows
     ]
-    return Table(caption=caption, columns=list(columns), rows=texts, folded=folded)
+    return Table(caption=caption, columns=headings, rows=texts, folded=folded)
 
 
 def variant_rows(report: Mapping[str, Any], key: str) -> Iterator[dict[str, Any]]:
