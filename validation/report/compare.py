@@ -51,7 +51,7 @@ def compare(first: Path, second: Path, *, allow_different_data: bool = False) ->
         InputError: A directory has no report in the present format, or they are of different
             tasks or data.
     """
-    a, b = (read_report(directory / REPORT) for directory in (first, second))
+    a, b = _read(first), _read(second)
     differs = [f"{what}: {one!r} and {other!r}" for what, one, other in _data(a, b) if one != other]
     if differs and not allow_different_data:
         raise InputError(
@@ -114,6 +114,14 @@ def table(comparison: Mapping[str, Any]) -> str:
         "changed at all; where the intervals meet, the change may be chance.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _read(directory: Path) -> dict[str, Any]:
+    if not (directory / REPORT).is_file():
+        raise InputError(
+            f"{directory} has no {REPORT}; make it with: albert-deploy validate {directory}"
+        )
+    return read_report(directory / REPORT)
 
 
 def _data(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
