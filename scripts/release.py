@@ -21,7 +21,7 @@ from albert_deploy.validation.bench.config import BenchConfig
 from albert_deploy.validation.bench.record import record
 from albert_deploy.validation.data.table import DATASETS, check_fits
 from albert_deploy.validation.gate.policy import read_policy
-from albert_deploy.validation.report.report import write_texts
+from albert_deploy.validation.report.report import write_reports
 from albert_deploy.validation.step import ValidateConfig, read_rows, validate
 
 _LOG = logging.getLogger(__name__)
@@ -149,7 +149,7 @@ def _finish(directory: Path, config: ReleaseConfig) -> dict[str, Any]:
         except PerformanceError as error:
             report |= {"verdict": "fail", "performance": str(error), "reason": str(error)}
             manifest = read_manifest(directory)
-            for path in write_texts(directory, report):
+            for path in write_reports(directory, report):
                 manifest["files"][str(path.relative_to(directory))] = file_record(path)
             write_manifest(directory, manifest)
     return report

@@ -33,18 +33,14 @@ from albert_deploy.validation.evaluate.evaluate import EvaluateConfig
 from albert_deploy.validation.evaluate.evidence import Evidence
 from albert_deploy.validation.evaluate.predictions import FOLDER as PREDICTIONS
 from albert_deploy.validation.evaluate.workers import SOURCE
-from albert_deploy.validation.gate.baseline import Baseline, read_baseline
+from albert_deploy.validation.gate.baseline import SCHEMA, Baseline, read_baseline
 from albert_deploy.validation.gate.checks import Check, contract_checks
 from albert_deploy.validation.gate.gate import compare_scores, judge
 from albert_deploy.validation.gate.policy import Rules, read_policy
 from albert_deploy.validation.gate.verdicts import reason
-from albert_deploy.validation.report.record import (
-    engine_entries,
-    flipped,
-    sum_bytes,
-    variant_record,
-)
-from albert_deploy.validation.report.report import FILES, SCHEMA, write_reports
+from albert_deploy.validation.report.engines import engine_entries
+from albert_deploy.validation.report.record import flipped, sum_bytes, variant_record
+from albert_deploy.validation.report.report import FILES, append_step_summary, write_reports
 from albert_deploy.validation.report.wording import latency_ms
 
 _LOG = logging.getLogger(__name__)
@@ -193,10 +189,11 @@ def validate(directory: Path, config: ValidateConfig) -> dict[str, Any]:
         report["reason"] = reason(report)
     for left in [name for name in manifest["files"] if name in FILES or _is_prediction(name)]:
         del manifest["files"][left]
-    for path in [*write_reports(directory, report, evidence), *evidence.files]:
+    for path in [*write_reports(directory, report), *evidence.files]:
         manifest["files"][str(path.relative_to(directory))] = file_record(path)
     manifest["steps"]["validate"] = cost.to_json() | {"verdict": report["verdict"]}
     write_manifest(directory, manifest)
+    append_step_summary(report)
     evidence.finish()
     return report
 

@@ -10,8 +10,8 @@ from albert_deploy.runtime.contract import VARIANTS
 from albert_deploy.runtime.manifest import external_data
 from albert_deploy.validation.gate.verdicts import PASS, reason
 from albert_deploy.validation.report import wording
-from albert_deploy.validation.report.markdown import escaped, markdown, table
-from albert_deploy.validation.report.sections import COLUMNS, engine_rows
+from albert_deploy.validation.report.details import engines
+from albert_deploy.validation.report.markdown import escaped, markdown, table, tables
 
 # Task -> what its answers are good for, and what they are not.
 USES: dict[str, tuple[str, str]] = {
@@ -195,28 +195,14 @@ def _scores(report: Mapping[str, Any] | None) -> list[str]:
     lines = []
     if data.get("labelled"):
         lines += [f"On {data.get('rows')} rows of {escaped(data.get('name'))}:", ""]
-    rows = [
-        [
-            name,
-            metric,
-            wording.number(m.get("variant")),
-            wording.interval(m.get("variant_interval")),
-            wording.number(m.get("difference"), "+.2f"),
-            wording.interval(m.get("interval"), "+.2f"),
-        ]
-        for name, variant in report["variants"].items()
-        for metric, m in (variant.get("metrics") or {}).items()
-    ]
-    if rows:
-        columns = ("variant", "metric", "score", "interval", "change in points", "interval of it")
-        some = next(iter(report["variants"].values()))["metrics"]
-        confidence = {m.get("confidence") for m in some.values()} - {None}
-        at = f" at {max(confidence):.0%} confidence" if confidence else ""
-        lines += [markdown(rows, columns), ""]
-        lines += [f"Change is against the checkpoint in PyTorch; intervals are{at}.", ""]
     lines += [table(report), ""]
-    engines = engine_rows(report)
-    lines += [markdown(engines, COLUMNS), ""] if engines else []
+    scores = [score for v in report["variants"].values() for score in v["metrics"].values()]
+    confidence = {score.get("confidence") for score in scores} - {None}
+    at = f"; intervals are at {max(confidence):.0%} confidence" if confidence else ""
+    if scores:
+        lines += [f"Differences are points against the checkpoint in PyTorch{at}.", ""]
+    built = engines(report).tables
+    lines += [tables(built), ""] if built else []
     return [*lines, "`reports/validation.json` has all of it.", ""]
 
 

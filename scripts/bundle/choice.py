@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from datetime import datetime
@@ -12,6 +11,7 @@ from typing import Any
 from albert_deploy.runtime.contract import VARIANTS
 from albert_deploy.runtime.errors import AlbertDeployError, ContractError, InputError
 from albert_deploy.runtime.manifest import check_file
+from albert_deploy.validation.gate.baseline import read_report
 
 REPORT = "reports/validation.json"
 EPOCH_VARIABLE = "SOURCE_DATE_EPOCH"
@@ -82,11 +82,10 @@ def passing_report(
             f"albert-deploy validate {directory}, {allow}"
         )
     place = check_file(directory, manifest, REPORT)
+    report = read_report(place)
     try:
-        report: dict[str, Any] = json.loads(place.read_text(encoding="utf-8"))
         measured = {name: entry["sha256"] for name, entry in report["variants"].items()}
-        passed = report["verdict"] == _PASS
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (KeyError, TypeError) as error:
         raise InputError(f"{place} is no report ({error!r}); validate {directory} again") from error
     for name in variants:
         if measured.get(name) != manifest["files"][VARIANTS[name].file]["sha256"]:
@@ -94,7 +93,7 @@ def passing_report(
                 f"{place} is not of the {name} that is there: it was not validated, or made again "
                 f"since; run: albert-deploy validate {directory}"
             )
-    if not passed and not allow_failed:
+    if report["verdict"] != _PASS and not allow_failed:
         from albert_deploy.validation.gate.gate import raise_for_verdict
 
         failed = f"{directory} did not pass its validation ({report['verdict']})"

@@ -187,7 +187,7 @@ def _fill(
     if report is not None:
         from albert_deploy.validation.report.markdown import summary
 
-        write_text(folder / SUMMARY, summary(report, pictures=False))
+        write_text(folder / SUMMARY, summary(report))
         files[SUMMARY] = file_record(folder / SUMMARY)
     made = dict(manifest) | {
         "files": dict(sorted(files.items())),

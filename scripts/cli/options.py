@@ -242,7 +242,7 @@ def show(place: Path, report: dict[str, Any]) -> None:
     """Print a report's table and verdict, and raise what the verdict calls for."""
     from albert_deploy.runtime.manifest import REPORTS
     from albert_deploy.validation.gate.gate import raise_for_verdict
-    from albert_deploy.validation.report.report import table
+    from albert_deploy.validation.report.markdown import table
 
     data = report["dataset"]
     on = data["name"] or "texts without labels: no score was measured, see --dataset"

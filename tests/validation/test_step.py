@@ -105,7 +105,7 @@ def test_a_validation_records_engine_trace_weights_and_calibration(
     assert int8["calibration"] == record
     names = {name for name in manifest["files"] if name.startswith(f"{REPORTS}/")}
     texts = ("validation.json", "summary.md", "report.html", "junit.xml")
-    pictures = ("errors.svg", "trace.svg", "ranges.svg")
+    pictures = ("intervals.svg", "sizes.svg", "trace.svg", "errors.svg", "ranges.svg")
     kept = [f"predictions/{model}.jsonl.gz" for model in ("source", "fp32", "int8")]
     assert names == {f"{REPORTS}/{name}" for name in (*texts, *pictures, *kept)}
     written = {str(p.relative_to(directory)) for p in (directory / REPORTS).rglob("*.*")}

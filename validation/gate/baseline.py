@@ -1,4 +1,4 @@
-"""The report of an earlier release, read to be compared with."""
+"""Reports of validations that were written earlier, read to be compared with."""
 
 from __future__ import annotations
 
@@ -11,6 +11,10 @@ from typing import Any
 
 from albert_deploy.runtime.errors import InputError
 
+# Name and version of the format of ``reports/validation.json``; no other is read.
+SCHEMA = "albert-deploy/validation/2"
+_NEEDED = {"task": str, "verdict": str, "source": dict, "dataset": dict, "variants": dict}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Baseline:
@@ -18,7 +22,7 @@ class Baseline:
 
     Attributes:
         file: Where its report was read.
-        time: When it was made; None where an older report does not say.
+        time: When it was made; None where the report does not say.
         source: sha256 of its source's weights.
         scores: Variant -> metric -> score of the variant.
     """
@@ -38,6 +42,34 @@ class Baseline:
         }
 
 
+def read_report(path: Path) -> dict[str, Any]:
+    """Read the report of a validation.
+
+    Args:
+        path: ``reports/validation.json`` of a deployment directory or bundle.
+
+    Raises:
+        InputError: It cannot be read, or is not in the format that this version writes.
+    """
+    again = "give reports/validation.json of an earlier release, or run albert-deploy validate"
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"cannot read the report {path}: {error}; {again}") from error
+    found = report.get("schema") if isinstance(report, dict) else None
+    if found != SCHEMA:
+        raise InputError(
+            f"{path} is no report of a validation that this version reads: its schema is "
+            f"{found!r}, wanted {SCHEMA!r}; {again}"
+        )
+    lacking = [key for key, kind in _NEEDED.items() if not isinstance(report.get(key), kind)]
+    if lacking:
+        raise InputError(
+            f"{path} is no report of a validation: it lacks {', '.join(lacking)}; {again}"
+        )
+    return dict(report)
+
+
 def read_baseline(
     path: Path, *, task: str, dataset: str | None, rows: int | None = None
 ) -> Baseline:
@@ -53,13 +85,7 @@ def read_baseline(
         InputError: It cannot be read, is no report, or is of another task, data set or number
             of rows, so that its scores say nothing about the release at hand.
     """
-    try:
-        report = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(
-            f"cannot read the baseline {path}: {error}; give reports/validation.json of an "
-            "earlier release"
-        ) from error
+    report = read_report(path)
     try:
         data = report["dataset"]
         theirs = (report["task"], data["name"], data["rows"])

@@ -38,8 +38,8 @@ _MORE_ROWS = (
 def all_checks(report: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the checks of all variants and engines, failing ones first, each with its ``variant``.
 
-    A variant that could not be run has an ``error``. An older report has no checks: its breaches
-    stand for them, and where it has none its verdict. A verdict that is not known is an error.
+    A variant that could not be run has an ``error``; where a variant lists no check, its verdict
+    stands for them. A verdict that is not known is an error.
     """
     found = []
     judged = [*report.get("variants", {}).items(), *report.get("engines", {}).items()]
@@ -103,11 +103,6 @@ def _checks(variant: Mapping[str, Any]) -> list[dict[str, Any]]:
         found.append({"kind": _RUN, "name": "runs", "verdict": ERROR, "message": message})
     if checks:
         return found + checks
-    if variant.get("breaches"):
-        return found + [
-            {"name": f"{b['kind']} limit {i}", "verdict": FAIL, "value": None, "limit": None} | b
-            for i, b in enumerate(variant["breaches"], 1)
-        ]
     if not found:
         verdict = variant.get("verdict")
         message = "the report lists no check of this variant"

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from albert_deploy.runtime.errors import InputError
-from albert_deploy.runtime.manifest import REPORTS
+from albert_deploy.runtime.recommend import REPORT
+from albert_deploy.validation.gate.baseline import read_report
 from albert_deploy.validation.report import wording
 from albert_deploy.validation.report.markdown import escaped, markdown
 from albert_deploy.validation.report.wording import LOWER_IS_BETTER, MISSING, number, outputs_of
 
 SCHEMA = "albert-deploy/compare/1"
-_REPORT = "validation.json"
 # Quantity -> format, and whether more is better.
 _QUANTITIES: dict[str, tuple[str, bool]] = {
     "agreement": (".2%", True),
@@ -49,7 +48,8 @@ def compare(first: Path, second: Path, *, allow_different_data: bool = False) ->
         meet; ``better`` and ``worse``, sentences.
 
     Raises:
-        InputError: A directory has no report, or they are of different tasks or data.
+        InputError: A directory has no report in the present format, or they are of different
+            tasks or data.
     """
     a, b = _read(first), _read(second)
     differs = [f"{what}: {one!r} and {other!r}" for what, one, other in _data(a, b) if one != other]
@@ -117,25 +117,11 @@ def table(comparison: Mapping[str, Any]) -> str:
 
 
 def _read(directory: Path) -> dict[str, Any]:
-    path = directory / REPORTS / _REPORT
-    try:
-        report = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not (directory / REPORT).is_file():
         raise InputError(
-            f"{directory} has no {REPORTS}/{_REPORT}; make it with: "
-            f"albert-deploy validate {directory}"
-        ) from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"cannot read {path}: {error}; validate {directory} again") from error
-    wanted = {"task": str, "verdict": str, "source": dict, "dataset": dict, "variants": dict}
-    lacking = [
-        key
-        for key, of_type in wanted.items()
-        if not isinstance(report, dict) or not isinstance(report.get(key), of_type)
-    ]
-    if lacking:
-        raise InputError(f"{path} lacks {', '.join(lacking)}; validate {directory} again")
-    return dict(report)
+            f"{directory} has no {REPORT}; make it with: albert-deploy validate {directory}"
+        )
+    return read_report(directory / REPORT)
 
 
 def _data(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
@@ -143,7 +129,7 @@ def _data(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[tuple[str, Any
     yield "task", a["task"], b["task"]
     for key in ("name", "rows", "revision", "sha256"):
         one, other = a["dataset"].get(key), b["dataset"].get(key)
-        # An older report does not tell revision and hash.
+        # Local files have no revision, and data from the hub no hash.
         if key in ("name", "rows") or None not in (one, other):
             yield f"data set's {key}", one, other
 

@@ -3,50 +3,44 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Mapping
 from importlib import resources
 from typing import Any
 
 from albert_deploy.validation.gate.verdicts import FAIL, PASS, UNDECIDED, advice, reason
-from albert_deploy.validation.report.plots import SHAPES, plots
-from albert_deploy.validation.report.sections import (
-    Long,
-    Verdict,
-    command,
-    sections,
-    variants_table,
-)
-from albert_deploy.validation.report.wording import present, printable
+from albert_deploy.validation.report.pictures import Picture
+from albert_deploy.validation.report.plots import palette
+from albert_deploy.validation.report.sections import command, facts, sections
+from albert_deploy.validation.report.wording import printable
 
 # Characters of a text that are shown at once, and when it is opened.
 _SHOWN, _OPENED = 240, 20_000
+# Characters of a cell that are kept on one line, and of one whose column is not squeezed.
+_SHORT, _WIDE = 24, 60
 _SIGNS = {PASS: "✓", UNDECIDED: "?", FAIL: "✗"}
 
 
-def render_html(report: Mapping[str, Any]) -> str:
+def render_html(report: Mapping[str, Any], pictures: Mapping[str, Picture] | None = None) -> str:
     """Return the page.
 
     Args:
-        report: As in ``validation.json``, of any version: what is missing is left out.
+        report: As in ``validation.json``.
+        pictures: Result of ``draw_pictures``; None leaves them out.
     """
-    report = present(report)
     return str(
         _template().render(
-            task=report.get("task"),
-            verdict=str(report.get("verdict")),
+            task=report["task"],
+            verdict=report["verdict"],
             reason=reason(report),
             advice=advice(report),
-            source=report.get("source", {}),
-            dataset=report.get("dataset", {}),
-            grid_cases=report.get("grid_cases"),
+            facts=facts(report),
             time=report.get("time"),
-            variants=variants_table(report),
-            plots=plots(report),
-            sections=sections(report),
+            sections=sections(report, pictures),
             command=command(report),
-            kind=_kind,
+            inline=_inline,
+            width=_width,
             sign=_sign,
-            shape=lambda series: SHAPES[series % len(SHAPES)],
             shown=_SHOWN,
             opened=_OPENED,
         )
@@ -75,8 +69,18 @@ def _finalize(value: Any) -> Any:
     return printable(value) if type(value) is str else value
 
 
-def _kind(cell: object) -> str:
-    return {Long: "long", Verdict: "verdict"}.get(type(cell), "plain")
+def _inline(key: str, svg: str) -> str:
+    """Return a picture in the page's own colours, with ids that no other picture has."""
+    names = {colour: name for name, colour in palette().items()}
+    svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{key}-", svg)
+    return re.sub(
+        r"#[0-9a-f]{6}\b", lambda m: f"var(--{names[m[0]]})" if m[0] in names else m[0], svg
+    )
+
+
+def _width(text: str) -> str:
+    """Return the class of a cell by the length of its text."""
+    return "short" if len(text) <= _SHORT else "long" if len(text) <= _WIDE else "long wide"
 
 
 def _sign(verdict: str) -> dict[str, str]:

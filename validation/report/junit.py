@@ -7,7 +7,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from albert_deploy.validation.gate.verdicts import ERROR, FAIL, PASS, UNDECIDED, all_checks
-from albert_deploy.validation.report.wording import compact, present, printable
+from albert_deploy.validation.report.wording import compact, printable
 
 
 def junit(report: Mapping[str, Any]) -> str:
@@ -17,9 +17,8 @@ def junit(report: Mapping[str, Any]) -> str:
     decide is a failure of type ``undecided``; a variant that could not be run is an error.
 
     Args:
-        report: As in ``validation.json``, of any version.
+        report: As in ``validation.json``.
     """
-    report = present(report)
     suites: dict[str, list[dict[str, Any]]] = {}
     for check in all_checks(report):
         suites.setdefault(check["variant"], []).append(check)

@@ -7,20 +7,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from albert_deploy.validation.gate.verdicts import PASS, advice, all_checks, reason
+from albert_deploy.validation.gate.verdicts import advice, reason
 from albert_deploy.validation.report import wording
-from albert_deploy.validation.report.sections import COLUMNS as ENGINE_COLUMNS
-from albert_deploy.validation.report.sections import after, columns_of, engine_rows, range_rows
-from albert_deploy.validation.report.wording import MISSING
+from albert_deploy.validation.report.pictures import Picture
+from albert_deploy.validation.report.sections import facts, sections, variants
+from albert_deploy.validation.report.tables import Section, Table
 from albert_deploy.validation.tables import markdown_table
 
 # GitHub takes a comment of 65,536 characters; counted in bytes, so that any way of counting fits.
 COMMENT_BYTES = 65_536
 _CUT = "*Cut here: the whole is in `report.html` and `validation.json`.*"
-_COLUMNS = ("variant", "engine", "MB", "score", "agreement", "changed", "SQNR dB", "max error")
-_RANGES = {"label": "activation", "peak": "peak", "range": "range", "clipped": "clipped"}
-# Checks that do not pass and are listed open; the rest is in the other reports.
-_LISTED = 40
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,92 +33,50 @@ class _Folded:
 
 def summary(
     report: Mapping[str, Any],
+    pictures: Mapping[str, Picture] | None = None,
     *,
-    pictures: bool = True,
     more: Sequence[str] = (),
     limit: int = COMMENT_BYTES,
 ) -> str:
     """Return the report as Markdown that also reads well in a terminal.
 
     Args:
-        report: As in ``validation.json``, of any version.
-        pictures: Link the pictures beside it; a comment or a job's summary cannot show them.
+        report: As in ``validation.json``.
+        pictures: Those that lie beside it, to be linked; None for a comment or a job's summary,
+            which cannot show them.
         more: Further sections, such as that of a search.
         limit: Most bytes; folded tables are cut first, the largest before the others.
     """
-    report = wording.present(report)
-    data, source = report.get("dataset", {}), report.get("source", {})
-    if data.get("labelled"):
-        on = f"{data.get('name')}, {data.get('rows')} rows"
-    else:
-        rows = data.get("rows")
-        on = f"{rows} texts without labels (no --dataset: no score was measured)"
     parts: list[str | _Folded] = [
-        f"# {escaped(report.get('task'))}: {escaped(report.get('verdict'))}",
+        f"# {escaped(report['task'])}: {escaped(report['verdict'])}",
         "",
-        f"Source: `{source.get('path')}`, weights `{(source.get('sha256') or 'unknown')[:12]}`. "
-        f"Data: {on}; edge grid of {report.get('grid_cases')} cases.",
+        f"**{escaped(reason(report))}**",
         "",
-        table(report),
+        *(f"> {escaped(text)}" for text in advice(report)),
         "",
-        *_checks(report),
+        ". ".join(f"{name}: {escaped(value)}" for name, value in facts(report).items()) + ".",
         "",
-        "Score: of the data set, for the source and each variant. Agreement: share of rows with",
-        "the source's prediction. SQNR and max error (relative to the output's scale): the worst",
-        "output, on rows and grid together. Engine: what ran the file here.",
-        "",
-        *_trace(report, pictures=pictures),
-        *_engines(report),
-        *_coverage(report),
-        *_calibration(report, pictures=pictures),
-        *(f"{text}\n" for text in more),
     ]
-    return _fitted(parts, limit)
+    for section in sections(report, pictures):
+        if section.in_summary:
+            parts += _section(section)
+    return _fitted([*parts, *(f"{text}\n" for text in more)], limit)
 
 
 def table(report: Mapping[str, Any]) -> str:
     """Return the variants as a table in GitHub's Markdown."""
-    variants = wording.present(report["variants"])
-    changes = any(wording.differences(v.get("metrics")) for v in variants.values())
-    timed = any(wording.latency_ms(v) is not None for v in variants.values())
-    first: dict[str, Any] = next(iter(variants.values()), {})
-    columns = [*_COLUMNS[:4], *["difference"] * changes, *_COLUMNS[4:], *["median ms"] * timed]
-    width = len(columns) + 1
-    rows = [["source", "torch", "", wording.scores(first.get("metrics"), "source")]]
-    rows[0] += [""] * (width - len(rows[0]))
-    for name, variant in variants.items():
-        outputs = wording.outputs_of(variant)
-        cells = [
-            name,
-            variant.get("engine") or MISSING,
-            wording.megabytes(variant.get("bytes")),
-            wording.scores(variant.get("metrics"), "variant"),
-            *[wording.differences(variant.get("metrics"))] * changes,
-            _known(variant.get("agreement"), ".2%"),
-            _known(variant.get("changed_predictions"), ""),
-            wording.worst_sqnr(outputs),
-            wording.worst_error(outputs),
-            *[wording.number(wording.latency_ms(variant))] * timed,
-            variant.get("verdict"),
-        ]
-        rows.append(cells)
-    return markdown(rows, [*columns, "verdict"])
+    return tables(variants(report).tables)
 
 
-def trace_table(report: Mapping[str, Any]) -> str:
-    """Return the error trace in GitHub's Markdown: SQNR in dB, a column for each variant."""
-    traces = {name: v["trace"] for name, v in report["variants"].items() if v.get("trace")}
-    rows = [
-        [after(same[0]), *(wording.sqnr(entry) for entry in same)]
-        for same in zip(*traces.values(), strict=False)
-    ]
-    return markdown(rows, ("SQNR in dB after", *traces))
+def tables(found: Sequence[Table]) -> str:
+    """Return tables in GitHub's Markdown, less their captions."""
+    return "\n\n".join(markdown(t.rows, [c.removeprefix("#") for c in t.columns]) for t in found)
 
 
-def markdown(rows: Sequence[Sequence[Any]], headers: Sequence[str]) -> str:
+def markdown(rows: Sequence[Sequence[object]], headers: Sequence[str]) -> str:
     """Return a table in GitHub's Markdown."""
     safe = [[escaped(cell) for cell in row] for row in rows]
-    return markdown_table(safe, headers)
+    return markdown_table(safe, [escaped(header) for header in headers])
 
 
 def escaped(value: object) -> str:
@@ -133,91 +87,19 @@ def escaped(value: object) -> str:
     return text.replace("](", "]\\(")
 
 
-def _checks(report: Mapping[str, Any]) -> list[str]:
-    """Return why it does not pass, what to do and every check that does not hold."""
-    bad = [check for check in all_checks(report) if check["verdict"] != PASS]
-    if not bad and report.get("verdict") == PASS:
-        return []
-    lines = [f"**{escaped(reason(report))}**", ""]
-    lines += [f"> {text}" for text in advice(report)]
-    lines += [""]
-    for check in bad[:_LISTED]:
-        message = escaped(check.get("message") or check.get("name"))
-        lines.append(f"- {check['variant']}: {message} ({check['verdict']})")
-    if len(bad) > _LISTED:
-        lines.append(f"- and {len(bad) - _LISTED} more, see `report.html`")
-    return lines
-
-
-def _trace(report: Mapping[str, Any], *, pictures: bool) -> list[str | _Folded]:
-    if not any(variant.get("trace") for variant in report["variants"].values()):
-        return []
-    return [
-        "## Error trace",
-        "",
-        "The hidden state against that of the fp32 file, on the first "
-        f"{report.get('trace_rows')} rows (not padded).",
-        "",
-        trace_table(report),
-        "",
-        *["![error trace](trace.svg)", ""] * pictures,
-    ]
-
-
-def _engines(report: Mapping[str, Any]) -> list[str]:
-    rows = engine_rows(report)
-    return ["## Engines", "", markdown(rows, ENGINE_COLUMNS), ""] if rows else []
-
-
-def _coverage(report: Mapping[str, Any]) -> list[str | _Folded]:
-    found: list[str | _Folded] = []
-    for name, variant in report["variants"].items():
-        rows = variant.get("weights")
-        if rows:
-            uses, converted = (sum(row.get(k) or 0 for row in rows) for k in ("uses", "converted"))
-            title = f"{name}: {len(rows)} weights, {converted} of {uses} uses converted"
-            found.append(_Folded(title=title, text=_columns(rows, columns_of(rows))))
-    return ["## Coverage", "", *found] if found else []
-
-
-def _calibration(report: Mapping[str, Any], *, pictures: bool) -> list[str | _Folded]:
-    found: list[str | _Folded] = []
-    ranged = False
-    for name, variant in report["variants"].items():
-        record = variant.get("calibration")
-        if not record:
-            continue
-        rule = f", ranges by {record['rule']}" if record.get("rule") else ""
-        kept = f", statistics in `{record['file']}`" if record.get("file") else ""
-        where = wording.origin(record.get("dataset") or {})
-        found += [f"{name}: {record.get('rows')} rows of {where}{rule}{kept}.", ""]
-        ranges = range_rows(record)
-        if ranges:
-            ranged = True
-            title = f"{name}: {len(ranges)} ranges"
-            found.append(_Folded(title=title, text=_columns(ranges, _RANGES)))
-    if ranged:
-        found += [
-            "Peak: largest magnitude seen. Range: largest that is not clipped. Clipped: share of",
-            "the values seen that lie outside.",
-            "",
-            *["![calibrated ranges](ranges.svg)", ""] * pictures,
-        ]
-    return ["## Calibration", "", *found] if found else []
-
-
-def _columns(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> str:
-    return markdown([[_cell(row.get(k)) for k in columns] for row in rows], [*columns.values()])
-
-
-def _known(value: Any, form: str) -> str:
-    return "" if value is None else wording.number(value, form)
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, (list, tuple)):
-        return "; ".join(map(str, value))
-    return "" if value is None else str(value)
+def _section(section: Section) -> list[str | _Folded]:
+    parts: list[str | _Folded] = [f"## {section.title}", ""]
+    parts += [escaped(section.lead), ""] if section.lead else []
+    parts += [*(f"- {escaped(note)}" for note in section.notes), ""] if section.notes else []
+    for found in section.tables:
+        caption, text = escaped(found.caption), tables([found])
+        if found.folded:
+            parts.append(_Folded(title=caption, text=text))
+        else:
+            parts += [f"{caption}:", "", text, ""]
+    for name, picture in (section.pictures or {}).items():
+        parts += [f"![{escaped(picture.title)}]({name}.svg)", ""]
+    return parts
 
 
 def _fitted(parts: Sequence[str | _Folded], limit: int) -> str:

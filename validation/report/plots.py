@@ -1,311 +1,300 @@
-"""The plots of the HTML report: changes of scores, error trace, errors of rows, latency."""
+"""The plots of a report: each a figure, its title, and the same in words."""
 
 from __future__ import annotations
 
+import functools
+import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+import re
+from collections.abc import Mapping
+from importlib import resources
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from albert_deploy.validation.report.wording import LOWER_IS_BETTER, interval, latency_ms, number
+from albert_deploy.validation.report import wording
+from albert_deploy.validation.report.wording import number
 
-WIDTH, HEIGHT = 420.0, 270.0
-LEFT, RIGHT, TOP, BOTTOM = 54.0, 12.0, 12.0, 46.0
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_ITERATION = re.compile(r"^encoder iteration (\d+)(?: (inner layer \d+))?, (.*)$")
+_INCHES = 4.8  # Width of a picture.
+_PANELS = 3  # Of one row of small multiples.
 # Different in shape too, for those who cannot tell the colours apart.
-SHAPES = ("circle", "square", "triangle", "diamond")
+_MARKERS = "os^D"
+# Errors below this are drawn at it: a logarithmic axis has no zero.
+_LEAST_ERROR = 1e-9
 
 
-@dataclass(kw_only=True)
-class Plot:
-    """One plot; ``series`` counts the variants, which have the same colour in every plot.
+class Drawing(NamedTuple):
+    """A figure, and the same in words for those who do not see it."""
 
-    Attributes:
-        key: Part of the ids of its elements.
-        title: What it shows.
-        description: The same in words, for those who do not see it.
-        x_label: Of the horizontal axis.
-        y_label: Of the vertical axis; empty draws none.
-        legend: Variant -> its series; empty where marks name themselves.
-        height: Of the view box.
-        x_ticks: Place and text.
-        y_ticks: Place and text.
-        lines: Dicts of ``series`` and ``points``.
-        marks: Dicts of ``series``, ``shape``, ``x``, ``y`` and ``hollow``.
-        rules: Dicts of ``x``, ``y1``, ``y2`` and ``kind``: ``zero``, ``margin`` or ``end``.
-        texts: Dicts of ``x``, ``y`` and ``text``.
-    """
-
-    key: str
+    figure: Figure
     title: str
     description: str
-    x_label: str
-    y_label: str = ""
-    legend: dict[str, int] = field(default_factory=dict)
-    height: float = HEIGHT
-    x_ticks: list[tuple[float, str]] = field(default_factory=list)
-    y_ticks: list[tuple[float, str]] = field(default_factory=list)
-    lines: list[dict[str, Any]] = field(default_factory=list)
-    marks: list[dict[str, Any]] = field(default_factory=list)
-    rules: list[dict[str, Any]] = field(default_factory=list)
-    texts: list[dict[str, Any]] = field(default_factory=list)
-
-    width: float = WIDTH
-    left: float = LEFT
-    right: float = WIDTH - RIGHT
-    top: float = TOP
-
-    @property
-    def bottom(self) -> float:
-        """Where the horizontal axis lies."""
-        return self.height - BOTTOM
 
 
-Scale = Callable[[float], float]
+@functools.cache
+def palette() -> dict[str, str]:
+    """Return the page's colours for light, name -> ``#rrggbb``."""
+    style = resources.files("albert_deploy.validation.report") / "templates" / "report.css"
+    light = style.read_text(encoding="utf-8").partition("}")[0]
+    return dict(re.findall(r"--(\w+): (#[0-9a-f]{6})", light))
 
 
-def linear(
-    plot: Plot, low: float, high: float, *, across: bool = False
-) -> tuple[Scale, list[tuple[float, str]]]:
-    """Return a scale that covers the values with round ends, and its ticks."""
-    span = (high - low) or max(abs(high), 1.0) * 0.1
-    raw = span / 4
-    power = 10.0 ** math.floor(math.log10(raw))
-    step = next(power * n for n in (1, 2, 2.5, 5, 10) if power * n >= raw * 0.999)
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    last = max(last, first + 1)
-    start, end = (plot.left + 8, plot.right - 16) if across else (plot.bottom, plot.top + 4)
-
-    def scale(value: float) -> float:
-        return round(start + (value / step - first) / (last - first) * (end - start), 2)
-
-    digits = max(0, -math.floor(math.log10(step) + 1e-9)) + (step / power == 2.5)
-    return scale, [(scale(i * step), f"{i * step:.{digits}f}") for i in range(first, last + 1)]
-
-
-def decades(low: float, high: float) -> tuple[Scale, list[tuple[float, str]]]:
-    """Return a scale of exponents of ten, and its ticks."""
-    first, last = math.floor(low + 1e-9), math.ceil(high - 1e-9)
-    last = max(last, first + 1)
-
-    def scale(value: float) -> float:
-        return round(LEFT + (value - first) / (last - first) * (WIDTH - RIGHT - 14 - LEFT), 2)
-
-    every = math.ceil((last - first) / 6)
-    return scale, [(scale(i), f"1e{i}") for i in range(first, last + 1, every)]
-
-
-def line(series: int, points: Sequence[tuple[float, float]]) -> dict[str, Any]:
-    """Return a line through the points, in the colour of its series."""
-    return {"series": series, "points": " ".join(f"{x:.1f},{y:.1f}" for x, y in points)}
-
-
-def mark(series: int, x: float, y: float, *, hollow: bool = False) -> dict[str, Any]:
-    """Return a mark in the colour and shape of its series."""
-    shape = SHAPES[series % len(SHAPES)]
-    return {"series": series, "shape": shape, "x": round(x, 1), "y": round(y, 1), "hollow": hollow}
-
-
-_BAND = 40.0
-# Errors below this are drawn at it: a logarithmic axis has no zero.
-_LEAST = 1e-9
-
-
-def plots(report: Mapping[str, Any]) -> list[Plot]:
-    """Return the plots that a report has something for.
-
-    Args:
-        report: As in ``validation.json``, of any version.
-    """
-    made = (draw_intervals(report), draw_trace(report), draw_errors(report), draw_latency(report))
-    return [plot for plot in made if plot is not None]
-
-
-def error_histogram(errors: Sequence[float]) -> dict[str, list[float] | list[int]] | None:
-    """Count errors in bins of a quarter of a decade.
-
-    Args:
-        errors: Largest absolute difference of each row; those not finite are left out.
-
-    Returns:
-        ``edges`` (one more than bins; the first bin, from 0, has what is below 1e-9) and
-        ``counts``; None where there is nothing to count.
-    """
-    finite = [error for error in errors if math.isfinite(error)]
-    if not finite:
-        return None
-    low = math.floor(4 * math.log10(max(min(finite), _LEAST)))
-    high = math.floor(4 * math.log10(max(*finite, _LEAST))) + 1
-    edges = [0.0, *(10 ** (i / 4) for i in range(low, high + 1))]
-    counts = [0] * (len(edges) - 1)
-    for error in finite:
-        # The last edge that is not above it.
-        counts[sum(edge <= error for edge in edges[1:-1])] += 1
-    return {"edges": edges, "counts": counts}
-
-
-def draw_errors(report: Mapping[str, Any]) -> Plot | None:
-    """Draw each variant's histogram of the rows' largest errors as an outline."""
-    found = {}
-    for name, variant in report["variants"].items():
-        histogram = variant.get("errors_histogram") or {}
-        edges, counts = histogram.get("edges") or [], histogram.get("counts") or []
-        if len(edges) == len(counts) + 1 and sum(counts):
-            filled = [i for i, count in enumerate(counts) if count]
-            first, last = filled[0], filled[-1] + 1
-            kept = [max(float(edge), _LEAST) for edge in edges[first : last + 1]]
-            found[name] = (kept, counts[first:last])
-    if not found:
-        return None
-    exponents = [math.log10(edge) for edges, _ in found.values() for edge in edges]
-    x, x_ticks = decades(min(exponents), max(exponents))
-    shares = {name: [100 * n / sum(counts) for n in counts] for name, (_, counts) in found.items()}
-    plot = Plot(
-        key="errors",
-        title="Errors of rows",
-        description="Share of rows by the largest difference of their outputs from the source's: "
-        + "; ".join(
-            f"{name}: most often {edges[i]:.0e} to {edges[i + 1]:.0e}"
-            for name, (edges, counts) in found.items()
-            for i in [max(range(len(counts)), key=counts.__getitem__)]
-        ),
-        x_label="largest |difference| of a row's outputs",
-        y_label="% of rows",
-        legend=_series(report, found),
-        x_ticks=x_ticks,
-    )
-    y, plot.y_ticks = linear(plot, 0.0, max(max(values) for values in shares.values()))
-    for name, (edges, _) in found.items():
-        points = [(x(math.log10(edges[0])), y(0))]
-        for i, share in enumerate(shares[name]):
-            points += [(x(math.log10(edge)), y(share)) for edge in edges[i : i + 2]]
-        points.append((x(math.log10(edges[-1])), y(0)))
-        plot.lines.append(line(plot.legend[name], points))
-    return plot
-
-
-def draw_trace(report: Mapping[str, Any]) -> Plot | None:
-    """Draw the SQNR of the hidden state after each iteration."""
-    traces = {}
-    for name, variant in report["variants"].items():
-        entries = [e for e in variant.get("trace") or () if str(e["after"]).startswith("encoder")]
-        points = [(i, e) for i, e in enumerate(entries) if e.get("sqnr_db") is not None]
-        if points:
-            traces[name] = (entries, points)
-    if not traces:
-        return None
-    longest = max((entries for entries, _ in traces.values()), key=len)
-    values = [e["sqnr_db"] for _, points in traces.values() for _, e in points]
-    plot = Plot(
-        key="trace",
-        title="SQNR by iteration",
-        description="Signal to noise of the hidden state against fp32, in dB: "
-        + "; ".join(
-            f"{name} from {points[0][1]['sqnr_db']:.1f} to {points[-1][1]['sqnr_db']:.1f}"
-            for name, (_, points) in traces.items()
-        ),
-        x_label="after iteration"
-        + " (hollow: first token only)" * any(e.get("tokens") == "first" for e in longest),
-        y_label="dB",
-        legend=_series(report, traces),
-    )
-    step = (plot.right - plot.left - 20) / max(len(longest) - 1, 1)
-    every = math.ceil(len(longest) / 13)
-    for i, entry in enumerate(longest):
-        if i % every == 0:
-            label = str(entry["after"]).removeprefix("encoder ").removeprefix("iteration ")
-            plot.x_ticks.append((plot.left + 10 + i * step, "in" if label == "input" else label))
-    y, plot.y_ticks = linear(plot, min(values), max(values))
-    for name, (_, points) in traces.items():
-        series = plot.legend[name]
-        placed = [(plot.left + 10 + i * step, y(e["sqnr_db"])) for i, e in points]
-        # The first token alone is another quantity: no line leads to it.
-        whole = [p for p, (_, e) in zip(placed, points, strict=True) if e.get("tokens") != "first"]
-        plot.lines.append(line(series, whole))
-        plot.marks += [
-            mark(series, *place, hollow=entry.get("tokens") == "first")
-            for place, (_, entry) in zip(placed, points, strict=True)
-        ]
-    return plot
-
-
-def draw_latency(report: Mapping[str, Any]) -> Plot | None:
-    """Draw the first score of each variant that was timed against its median latency."""
-    found = {}
-    for name, variant in report["variants"].items():
-        ms = latency_ms(variant)
-        scored: dict[str, Any] = variant.get("metrics") or {"": {}}
-        metric, score = next(iter(scored.items()))
-        if ms is not None and score.get("variant") is not None:
-            found[name] = (ms, float(score["variant"]), metric)
-    if not found:
-        return None
-    metric = next(iter(found.values()))[2]
-    plot = Plot(
-        key="latency",
-        title="Score against latency",
-        description="; ".join(f"{n}: {ms:.2f} ms, {s:.2f}" for n, (ms, s, _) in found.items()),
-        x_label="median latency, ms",
-        y_label=metric,
-        legend=_series(report, found),
-    )
-    x, plot.x_ticks = linear(plot, 0.0, max(ms for ms, _, _ in found.values()), across=True)
-    scores = [score for _, score, _ in found.values()]
-    y, plot.y_ticks = linear(plot, min(scores), max(scores))
-    plot.marks = [mark(plot.legend[n], x(ms), y(score)) for n, (ms, score, _) in found.items()]
-    return plot
-
-
-def draw_intervals(report: Mapping[str, Any]) -> Plot | None:
+def draw_intervals(report: Mapping[str, Any]) -> Drawing | None:
     """Draw each difference of a score with its interval, and the margin that it must clear."""
     found = [
-        (name, metric, score)
-        for name, variant in report["variants"].items()
-        for metric, score in (variant.get("metrics") or {}).items()
+        (i, f"{name}, {metric}", metric, score)
+        for i, (name, variant) in enumerate(report["variants"].items())
+        for metric, score in variant["metrics"].items()
         if score.get("difference") is not None and None not in (score.get("interval") or [None])
     ]
     if not found:
         return None
-    values = [0.0]
-    for _, metric, score in found:
-        values += [score["difference"], *score["interval"]]
-        values += _margin(metric, score)
-    confidences = {score.get("confidence") for _, _, score in found} - {None}
+    confidences = {score.get("confidence") for *_, score in found} - {None}
     shown = f" ({', '.join(f'{c:.0%}' for c in sorted(confidences))})" if confidences else ""
-    plot = Plot(
-        key="intervals",
-        title=f"Change of each score with its interval{shown}",
-        description="; ".join(
-            f"{name} {metric}: {number(score['difference'], '+.2f')} points "
-            f"{interval(score['interval'], '+.2f')}, margin {number(score.get('margin'))}"
-            for name, metric, score in found
-        ),
-        x_label="points against the source; dashed: what may be lost",
-        height=TOP + _BAND * len(found) + BOTTOM,
-        left=RIGHT,
-        legend={},
+    title = f"Change of each score with its interval{shown}"
+    figure, axes = _figure(title, height=0.9 + 0.28 * len(found))
+    axes.axvline(0, color=palette()["ink"], linewidth=1)
+    for row, (i, _, metric, score) in enumerate(found):
+        change, (low, high) = score["difference"], score["interval"]
+        # What is measured may lie outside of an interval that was made another way.
+        ends = [[max(change - low, 0.0)], [max(high - change, 0.0)]]
+        axes.errorbar(change, row, xerr=ends, color=f"C{i}", marker=_marker(i), capsize=3)
+        if score.get("margin") is not None:
+            sign = 1 if metric in wording.LOWER_IS_BETTER else -1
+            place = [sign * score["margin"]] * 2
+            axes.plot(place, [row - 0.4, row + 0.4], "--", color=palette()["fail"], label="margin")
+    axes.set_yticks(range(len(found)), [label for _, label, *_ in found])
+    axes.set(ylim=(len(found) - 0.5, -0.5))
+    axes.set_xlabel("points against the source; dashed: what may be lost")
+    words = "; ".join(
+        f"{label}: {number(score['difference'], '+.2f')} points "
+        f"{wording.interval(score['interval'], '+.2f')}, margin {number(score.get('margin'))}"
+        for _, label, _, score in found
     )
-    x, plot.x_ticks = linear(plot, min(values), max(values), across=True)
-    plot.rules.append({"x": x(0), "y1": plot.top, "y2": plot.bottom, "kind": "zero"})
-    series = _series(report, [name for name, _, _ in found])
-    for i, (name, metric, score) in enumerate(found):
-        top = plot.top + i * _BAND
-        y = top + 0.68 * _BAND
-        low, high = (x(value) for value in score["interval"])
-        plot.texts.append({"x": plot.left, "y": top + 13, "text": f"{name}, {metric}"})
-        plot.lines.append(line(series[name], [(low, y), (high, y)]))
-        plot.rules += [{"x": e, "y1": y - 5, "y2": y + 5, "kind": "end"} for e in (low, high)]
-        for margin in _margin(metric, score):
-            plot.rules.append({"x": x(margin), "y1": top + 17, "y2": top + _BAND, "kind": "margin"})
-        plot.marks.append(mark(series[name], x(score["difference"]), y))
-    return plot
+    return Drawing(figure, title, words)
 
 
-def _margin(metric: str, score: Mapping[str, Any]) -> list[float]:
-    """Return where the margin of a score lies, if it has one."""
-    if score.get("margin") is None:
-        return []
-    return [score["margin"] if metric in LOWER_IS_BETTER else -score["margin"]]
+def draw_trace(report: Mapping[str, Any]) -> Drawing | None:
+    """Draw the hidden state's SQNR over the iterations, and the outputs', for each variant."""
+    traces = {
+        i: (name, variant["trace"])
+        for i, (name, variant) in enumerate(report["variants"].items())
+        if any(entry["sqnr_db"] is not None for entry in variant.get("trace") or ())
+    }
+    if not traces:
+        return None
+    places = list(dict.fromkeys(e["after"] for _, trace in traces.values() for e in trace))
+    places.sort(key=lambda place: not place.startswith("encoder"))
+    inner = sum(place.startswith("encoder") for place in places)
+    narrow = any(e["tokens"] == "first" for _, trace in traces.values() for e in trace)
+    title = f"SQNR by iteration, {report['trace_rows']} rows"
+    figure, axes = _figure(title, height=3.4)
+    words = []
+    for i, (name, trace) in traces.items():
+        at = {places.index(entry["after"]): entry for entry in trace}
+        hidden = {x: entry for x, entry in at.items() if x < inner}
+        look: dict[str, Any] = {"color": f"C{i}", "marker": _marker(i), "markersize": 4}
+        # The first token alone is another quantity: its line is its own.
+        whole = [_ratio(e) if e["tokens"] == "all" else math.nan for e in hidden.values()]
+        first = [_ratio(e) if e["tokens"] == "first" else math.nan for e in hidden.values()]
+        axes.plot([*hidden], whole, label=name, **look)
+        if narrow:
+            alone = [_ratio(e, "first_token_sqnr_db") for e in hidden.values()]
+            axes.plot([*hidden], alone, "--", color=f"C{i}", linewidth=1)
+            axes.plot([*hidden], first, linestyle="", markerfacecolor=palette()["page"], **look)
+        # Outputs do not follow from each other, so that no line joins them.
+        outputs = {x: _ratio(entry) for x, entry in at.items() if x >= inner}
+        axes.plot([*outputs], [*outputs.values()], linestyle="", **look)
+        known = [e["sqnr_db"] for e in hidden.values() if e["sqnr_db"] is not None]
+        words += [f"{name} from {known[0]:.1f} to {known[-1]:.1f}"] if known else []
+    if narrow:
+        axes.plot([], [], "--", color=palette()["muted"], linewidth=1, label="first token")
+    axes.axvline(inner - 0.5, color=palette()["muted"], linewidth=0.8, linestyle=":")
+    every = math.ceil(inner / 13)
+    shown = [x for x in range(len(places)) if x % every == 0 or x >= inner]
+    labels = [re.sub(r"^(encoder iteration|encoder|output) ", "", places[x]) for x in shown]
+    axes.set_xticks(shown, ["in" if label == "input" else label for label in labels])
+    for tick, x in zip(axes.get_xticklabels(), shown, strict=True):
+        if x >= inner:
+            tick.set(rotation=-60, ha="left")
+    axes.set_xlabel("hidden state after each iteration; outputs" + "; hollow: first token" * narrow)
+    axes.set_ylabel("SQNR against fp32, dB")
+    _legend(axes)
+    lead = "Signal to noise of the hidden state against fp32, in dB: "
+    return Drawing(figure, title, lead + "; ".join(words))
 
 
-def _series(report: Mapping[str, Any], names: Mapping[str, Any] | Sequence[str]) -> dict[str, int]:
-    return {name: i for i, name in enumerate(report["variants"]) if name in names}
+def draw_errors(report: Mapping[str, Any]) -> Drawing | None:
+    """Draw the share of rows in each bin of errors, and below each error."""
+    from matplotlib.ticker import NullLocator
+
+    found = {
+        i: (name, variant["errors_histogram"])
+        for i, (name, variant) in enumerate(report["variants"].items())
+        if variant.get("errors_histogram")
+    }
+    if not found:
+        return None
+    title = "Errors of rows"
+    figure, upper = _figure(title, height=4.2, rows=2)
+    lower = figure.axes[1]
+    words = []
+    for i, (name, histogram) in found.items():
+        edges = [max(edge, _LEAST_ERROR) for edge in histogram["edges"]]
+        counts = histogram["counts"]
+        skip = 0 if counts[0] else 1
+        # Of all rows, so that those with NaN are missed.
+        shares = [100 * count / report["dataset"]["rows"] for count in counts]
+        upper.stairs(shares[skip:], edges[skip:], color=f"C{i}", linewidth=1.5, label=name)
+        below = [0.0, *itertools.accumulate(shares)]
+        lower.step(edges[skip:], below[skip:], where="post", color=f"C{i}")
+        most = counts.index(max(counts))
+        words.append(f"{name}: most often {edges[most]:.0e} to {edges[most + 1]:.0e}")
+    upper.set(xscale="log", ylabel="% of rows")
+    lower.set(xscale="log", ylabel="% of rows below", ylim=(0, 102))
+    lower.set_xlabel("largest |difference| of a row's outputs")
+    lower.xaxis.set_major_formatter(lambda error, _: f"{error:.0e}")
+    lower.xaxis.set_minor_locator(NullLocator())
+    _legend(upper)
+    lead = "Share of rows by the largest difference of their outputs from the source's: "
+    return Drawing(figure, title, lead + "; ".join(words))
+
+
+def draw_sizes(report: Mapping[str, Any]) -> Drawing | None:
+    """Draw the sizes, with the scores, where any variant gave an answer."""
+    variants = report["variants"]
+    if not any(variant["parity"] for variant in variants.values()):
+        return None
+    source = wording.scores(next(iter(variants.values()))["metrics"], "source")
+    title = "Size and score" + (f" (source {source})" if source else "")
+    figure, axes = _figure(title, height=2.8)
+    sizes = {name: (v["bytes"] or 0) / 1e6 for name, v in variants.items()}
+    scores = [wording.scores(v["metrics"], "variant") for v in variants.values()]
+    colours = [f"C{i}" for i in range(len(sizes))]
+    bars = axes.bar(list(sizes), list(sizes.values()), color=colours)
+    axes.bar_label(bars, labels=[text.replace(", ", "\n") for text in scores], fontsize=8)
+    axes.margins(y=0.25)
+    axes.tick_params(axis="x", rotation=30 if len(sizes) > 4 else 0)
+    axes.set(ylabel="MB")
+    told = zip(sizes.items(), scores, strict=True)
+    words = "; ".join(f"{name}: {mb:.2f} MB, {score}" for (name, mb), score in told)
+    return Drawing(figure, title, words)
+
+
+def draw_latency(report: Mapping[str, Any]) -> Drawing | None:
+    """Draw the first score of each variant that was timed against its median latency."""
+    found = []
+    for i, (name, variant) in enumerate(report["variants"].items()):
+        ms = wording.latency_ms(variant)
+        scored: dict[str, Any] = variant["metrics"] or {"": {}}
+        metric, score = next(iter(scored.items()))
+        if ms is not None and score.get("variant") is not None:
+            found.append((i, name, ms, score["variant"], metric))
+    if not found:
+        return None
+    title = "Score against latency"
+    figure, axes = _figure(title, height=2.8)
+    for i, name, ms, value, _ in found:
+        axes.plot([ms], [value], color=f"C{i}", marker=_marker(i), linestyle="", label=name)
+    axes.set(xlim=(0, 1.1 * max(ms for _, _, ms, _, _ in found)))
+    axes.set_xlabel("median latency, ms")
+    axes.set_ylabel(found[0][4])
+    _legend(axes)
+    words = "; ".join(f"{name}: {ms:.2f} ms, {value:.2f}" for _, name, ms, value, _ in found)
+    return Drawing(figure, title, words)
+
+
+def draw_ranges(report: Mapping[str, Any]) -> Drawing | None:
+    """Draw peak and chosen range of each operator's activations over the iterations."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    panels = _panels(report)
+    if not panels:
+        return None
+    title = "Calibrated ranges of activations"
+    count, across = -(-len(panels) // _PANELS), min(len(panels), _PANELS)
+    figure = Figure(figsize=(_INCHES, 1.2 + 1.5 * count), layout="constrained")
+    cells = figure.subplots(count, across, squeeze=False).reshape(-1)
+    for cell in cells[len(panels) :]:
+        cell.set_axis_off()
+    every = [points for lines in panels.values() for points in lines.values()]
+    last = max((n for points in every for n, _, _ in points if n is not None), default=0)
+    series = {name: i for i, name in enumerate(report["variants"])}
+    calibrated = list(dict.fromkeys(name for lines in panels.values() for name in lines))
+    for axes, (operator, lines) in zip(cells, panels.items(), strict=False):
+        for name, points in lines.items():
+            # Equal ones lie on each other: the first is seen around the last.
+            width = 1 + 0.8 * (len(calibrated) - 1 - calibrated.index(name))
+            _draw_range(axes, points, name, f"C{series[name]}", width)
+        axes.set_title(operator, fontsize=7)
+        axes.set(xlim=(-0.5, last + 0.5), ylim=(0, None))
+        axes.tick_params(labelsize=7)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if any(number is None for points in lines.values() for number, _, _ in points):
+            axes.set_xticks([])
+        else:
+            axes.set_xlabel("iteration", fontsize=7)
+    by_label = {str(line.get_label()): line for cell in cells for line in cell.get_lines()}
+    figure.legend(by_label.values(), by_label, loc="outside lower center", ncols=2, fontsize=8)
+    _head(figure, title)
+    words = f"Peak and chosen range of {len(panels)} operators, all listed under Calibration."
+    return Drawing(figure, title, words)
+
+
+_Points = list[tuple[int | None, float, float]]
+
+
+def _panels(report: Mapping[str, Any]) -> dict[str, dict[str, _Points]]:
+    """Return operator -> variant -> iteration (None outside the encoder), peak and range."""
+    panels: dict[str, dict[str, _Points]] = {}
+    for name, variant in report["variants"].items():
+        for row in (variant.get("calibration") or {}).get("ranges") or ():
+            match = _ITERATION.match(row["label"])
+            parts = [match[3], match[2]] if match else [row["label"]]
+            operator = ", ".join(part for part in parts if part)
+            point = (int(match[1]) if match else None, row["peak"], row["range"])
+            panels.setdefault(operator, {}).setdefault(name, []).append(point)
+    return panels
+
+
+def _draw_range(axes: Axes, points: _Points, name: str, colour: str, width: float) -> None:
+    places = [place or 0 for place, _, _ in points]
+    look: dict[str, Any] = {"color": colour, "marker": "o", "markersize": 3, "linewidth": width}
+    for label, style, fill, values in (
+        ("peak", "--", palette()["page"], [peak for _, peak, _ in points]),
+        ("range", "-", colour, [chosen for _, _, chosen in points]),
+    ):
+        told = f"{name}, {label}"
+        axes.plot(places, values, label=told, linestyle=style, markerfacecolor=fill, **look)
+
+
+def _figure(title: str, *, height: float, rows: int = 1) -> tuple[Figure, Axes]:
+    """Return a figure of a height in inches, and the uppermost of its axes, which share x."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(_INCHES, height), layout="constrained")
+    axes = figure.subplots(rows, 1, sharex=True, squeeze=False)[0, 0]
+    _head(figure, title)
+    return figure, axes
+
+
+def _head(figure: Figure, title: str) -> None:
+    figure.suptitle(title, x=0.02, ha="left", fontsize=10, fontweight="bold")
+
+
+def _legend(axes: Axes) -> None:
+    """Name the lines above the axes, four in a row."""
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, fontsize=8)
+
+
+def _marker(series: int) -> str:
+    return _MARKERS[series % len(_MARKERS)]
+
+
+def _ratio(entry: Mapping[str, Any], key: str = "sqnr_db") -> float:
+    """Leave out what is equal or not finite; the table says which."""
+    return math.nan if entry[key] is None else float(entry[key])

@@ -9,8 +9,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from albert_deploy.runtime.errors import AlbertDeployError
-from albert_deploy.runtime.manifest import check_file
 from albert_deploy.validation.data.rows import (
     ChoiceRow,
     ClassificationRow,
@@ -25,82 +23,13 @@ from albert_deploy.validation.gate.checks import Check
 from albert_deploy.validation.gate.gate import metric_record, verdict_of
 from albert_deploy.validation.gate.policy import Rules
 from albert_deploy.validation.parity.difference import Difference
-from albert_deploy.validation.report.plots import error_histogram
 from albert_deploy.validation.scores.paired import Paired
-
-# Of an engine's record -> its entry.
-_KEPT = (
-    "variant",
-    "target",
-    "flavour",
-    "version",
-    "bytes",
-    "weights_bytes",
-    "parameter_bytes",
-    "scratch_bytes",
-    "activation_bytes",
-    "build_ms",
-)
-
-
-def engine_entries(directory: Path, manifest: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return what is known of each engine, by name; none of them is loaded.
-
-    A proof that could not be made where the engine was built is ``not proven`` in ``proofs`` and
-    no check: it neither passed nor failed.
-
-    Args:
-        directory: Deployment directory.
-        manifest: Its manifest.
-    """
-    return {
-        name: _entry(directory, manifest, entry)
-        for name, entry in manifest.get("engines", {}).items()
-    }
-
-
-def _entry(
-    directory: Path, manifest: Mapping[str, Any], engine: Mapping[str, Any]
-) -> dict[str, Any]:
-    told: dict[str, Any] = {
-        "file": engine["file"],
-        "sha256": engine["sha256"],
-        "proofs": [],
-        **dict.fromkeys(_KEPT),
-        **{key: engine.get(key) for key in ("variant", "target", "flavour", "version")},
-    }
-    try:
-        for key in ("file", "record"):
-            check_file(directory, dict(manifest), engine[key])
-        record = json.loads((directory / engine["record"]).read_text(encoding="utf-8"))
-    except AlbertDeployError as error:
-        message = f"{error}; build the engine again"
-        return told | {"verdict": "fail", "checks": [_check("recorded bytes", "fail", message)]}
-    told |= {key: record.get(key) for key in _KEPT} | {"proofs": record["proofs"]}
-    source = record["onnx"]
-    current = manifest["files"].get(source["file"], {}).get("sha256")
-    stale = current != source["sha256"]
-    message = f"{source['file']} is not the file that it was built from; build it again"
-    checks = [
-        _check("recorded bytes", "pass", ""),
-        _check("built from", *(("fail", message) if stale else ("pass", ""))),
-    ]
-    for proof in record["proofs"]:
-        if proof["status"] != "not proven":
-            verdict = "pass" if proof["status"] == "passed" else "fail"
-            message = f"{proof['found']}; wanted {proof['wanted']}"
-            checks.append(_check(proof["name"], verdict, message))
-    failed = any(check["verdict"] == "fail" for check in checks)
-    return told | {"verdict": "fail" if failed else "pass", "checks": checks}
-
-
-def _check(name: str, verdict: str, message: str) -> dict[str, Any]:
-    return Check(kind="contract", name=name, verdict=verdict, message=message).to_json()
-
 
 BETTER, WORSE, OTHER = "better", "worse", "other"
 # Changed predictions and worst rows that a report lists.
 _LISTED, _WORST = 50, 10
+# Errors below this are counted in one bin.
+_LEAST_ERROR = 1e-9
 
 
 def variant_record(
@@ -255,6 +184,29 @@ def worst_rows(evidence: Evidence, name: str, reports: Path) -> list[dict[str, A
         }
         for i in worst
     ]
+
+
+def error_histogram(errors: Sequence[float]) -> dict[str, list[float] | list[int]] | None:
+    """Count errors in bins of a quarter of a decade.
+
+    Args:
+        errors: Largest absolute difference of each row; those not finite are left out.
+
+    Returns:
+        ``edges`` (one more than bins; the first bin, from 0, has what is below 1e-9) and
+        ``counts``; None where there is nothing to count.
+    """
+    finite = [error for error in errors if math.isfinite(error)]
+    if not finite:
+        return None
+    low = math.floor(4 * math.log10(max(min(finite), _LEAST_ERROR)))
+    high = math.floor(4 * math.log10(max(*finite, _LEAST_ERROR))) + 1
+    edges = [0.0, *(10 ** (i / 4) for i in range(low, high + 1))]
+    counts = [0] * (len(edges) - 1)
+    for error in finite:
+        # The last edge that is not above it.
+        counts[sum(edge <= error for edge in edges[1:-1])] += 1
+    return {"edges": edges, "counts": counts}
 
 
 def _rank(error: float) -> float:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-# What was not measured, or a key that an older report lacks.
+# What was not measured.
 MISSING = "\u2013"
 NOT_FINITE = "not finite"
 # Texts come from data files: XML refuses these, HTML and terminals misread them.
@@ -24,13 +24,6 @@ _SHORT = {"accuracy": "acc", "exact_match": "EM", "f1": "F1"}
 def printable(value: object) -> str:
     r"""Return a text with what XML and HTML cannot hold written out, such as ``\x1b``."""
     return _UNPRINTABLE.sub(_escape, str(value))
-
-
-def present(value: Any) -> Any:
-    """Return a report without the keys whose value is null: they say as little as absent ones."""
-    if isinstance(value, Mapping):
-        return {key: present(item) for key, item in value.items() if item is not None}
-    return [present(item) for item in value] if isinstance(value, list) else value
 
 
 def number(value: object, form: str = ".2f") -> str:
@@ -76,19 +69,6 @@ def scores(metrics: Mapping[str, Mapping[str, Any]] | None, which: str) -> str:
     )
 
 
-def differences(metrics: Mapping[str, Mapping[str, Any]] | None) -> str:
-    """Return each score's change in points with its interval, such as ``acc -0.11 [-0.6, +0.3]``.
-
-    A metric that was measured without an interval is left out.
-    """
-    form = "+.2f"
-    return ", ".join(
-        f"{_SHORT.get(k, k)} {number(v.get('difference'), form)} {interval(v['interval'], form)}"
-        for k, v in (metrics or {}).items()
-        if v.get("interval")
-    )
-
-
 def outputs_of(variant: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """Return the comparisons of a variant's outputs, those on rows and those on the edge grid."""
     return [*(variant.get("parity") or {}).values(), *(variant.get("grid") or {}).values()]
@@ -130,9 +110,9 @@ def origin(dataset: Mapping[str, Any]) -> str:
     """Return where calibration rows came from: as much as the manifest says."""
     words = [str(dataset.get("name") or "unnamed data")]
     if dataset.get("file"):
-        words.append(f"`{dataset['file']}`")
+        words.append(str(dataset["file"]))
     if dataset.get("sha256"):
-        words.append(f"(sha256 `{dataset['sha256'][:12]}`)")
+        words.append(f"(sha256 {dataset['sha256'][:12]})")
     return " ".join(words)
 
 

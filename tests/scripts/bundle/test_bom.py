@@ -74,6 +74,7 @@ def judged(score: float, size: int) -> dict[str, Any]:
         "bytes": size,
         "metrics": {"accuracy": metric},
         "agreement": 0.99,
+        "changed_predictions": 9,
         "parity": {},
     }
 
@@ -96,10 +97,7 @@ UNLABELLED: dict[str, Any] = {
     "verdict": "pass",
     "task": "text-classification",
     "dataset": {"name": None, "rows": 64, "labelled": False},
-    "variants": {
-        name: {"verdict": "pass", "bytes": 1, "metrics": {}, "agreement": 1.0}
-        for name in ("fp32", "int8-qdq")
-    },
+    "variants": {name: judged(94.0, 1) | {"metrics": {}} for name in ("fp32", "int8-qdq")},
 }
 
 

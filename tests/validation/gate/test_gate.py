@@ -407,13 +407,6 @@ def test_a_verdict_without_a_reason_is_no_pass() -> None:
         raise_for_verdict(failed)
 
 
-def test_an_older_report_has_breaches() -> None:
-    breaches = [{"kind": "accuracy", "message": "low"}, {"kind": "parity", "message": "far"}]
-    with pytest.raises(ParityError, match="int8: far"):
-        raise_for_verdict({"variants": {"fp32": {"breaches": []}, "int8": {"breaches": breaches}}})
-    raise_for_verdict({"variants": {"fp32": {"breaches": []}}})
-
-
 def test_an_exact_output_has_an_infinite_ratio_that_json_can_hold() -> None:
     found = judge(_rules(Limits(min_sqnr_db=10)), differences={"rows": {"logits": _difference(0)}})
     assert [check.verdict for check in found] == ["pass", "pass"]

@@ -208,6 +208,8 @@ def test_any_text_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, t
 
 def _baseline(tmp_path: Path, **changes: Any) -> Path:
     report = {
+        "schema": "albert-deploy/validation/2",
+        "verdict": "pass",
         "task": "text-classification",
         "time": "2026-01-02T03:04:05+00:00",
         "source": {"path": "x", "sha256": "ab"},
@@ -238,7 +240,8 @@ def test_a_baseline_is_read(tmp_path: Path) -> None:
         ({"dataset": {"name": "rte", "rows": 872}}, "on rte .*this release is of .* on sst2"),
         ({"dataset": {"name": None, "rows": 872}}, "on texts without labels"),
         ({"dataset": {"name": "sst2", "rows": 90}}, "90 rows.*same data"),
-        ({"variants": []}, "is no report of a validation"),
+        ({"variants": []}, "is no report of a validation: it lacks variants"),
+        ({"schema": None}, "its schema is None, wanted 'albert-deploy/validation/2'"),
         ({"variants": {"int8": {"metrics": {"f1": {"variant": None}}}}}, "is no report"),
         ({"variants": {"int8": {"metrics": {"f1": {"variant": math.nan}}}}}, "f1 of int8 is nan"),
         ({"source": None}, "is no report of a validation"),

@@ -104,11 +104,11 @@ def test_values_that_are_no_longer_finite_are_worse(
     assert found["worse"] == ["fp16: outputs have NaN or infinite values now"]
 
 
-def test_an_older_report_can_be_compared(
-    tmp_path: Path, full_report: dict[str, Any], old_report: dict[str, Any]
+def test_the_least_report_can_be_compared(
+    tmp_path: Path, full_report: dict[str, Any], least_report: dict[str, Any]
 ) -> None:
-    full_report["dataset"] = old_report["dataset"]
-    found = compare(_release(tmp_path / "a", old_report), _release(tmp_path / "b", full_report))
+    full_report["dataset"] = least_report["dataset"]
+    found = compare(_release(tmp_path / "a", least_report), _release(tmp_path / "b", full_report))
     assert found["variants"]["int8"]["in"] == "both"
     assert "accuracy" in table(found)
 
@@ -139,9 +139,18 @@ def test_different_tasks_are_refused(tmp_path: Path, full_report: dict[str, Any]
 
 def test_what_is_no_report_is_bad_input(tmp_path: Path, full_report: dict[str, Any]) -> None:
     first = _release(tmp_path / "a", full_report)
-    with pytest.raises(InputError, match="albert-deploy validate"):
+    with pytest.raises(InputError, match=r"has no reports.validation.json.*albert-deploy validate"):
         compare(first, tmp_path / "none")
-    for text, word in (("{", "cannot read"), ("[]", "lacks task"), ('{"task": 1}', "lacks task")):
-        (first / "reports" / "validation.json").write_text(text, encoding="utf-8")
+    place = first / "reports" / "validation.json"
+    older = json.dumps(as_json(full_report | {"schema": "albert-deploy/validation/1"}))
+    short = json.dumps({"schema": full_report["schema"], "task": 1})
+    for text, word in (
+        ("{", "cannot read"),
+        ("[]", "its schema is None"),
+        ("{}", "its schema is None"),
+        (older, "its schema is 'albert-deploy/validation/1', wanted 'albert-deploy/validation/2'"),
+        (short, "lacks task, verdict"),
+    ):
+        place.write_text(text, encoding="utf-8")
         with pytest.raises(InputError, match=word):
             compare(first, first)

@@ -50,15 +50,14 @@ def test_the_counts_add_up(full_report: dict[str, Any]) -> None:
     assert [sum(column) for column in zip(*counted, strict=True)] == [14, 2, 1]
 
 
-def test_an_older_report_has_its_breaches_and_verdicts(old_report: dict[str, Any]) -> None:
-    cases = _cases(old_report)
+def test_a_variant_without_checks_has_its_verdict(least_report: dict[str, Any]) -> None:
+    cases = _cases(least_report)
     assert cases["fp32", "gate: verdict"].is_passed
-    (failure,) = cases["int8", "parity: parity limit 1"].result
-    assert failure.message == "logits on rows has NaN or infinite values"
+    assert isinstance(cases["int8", "gate: verdict"].result[0], junitparser.Failure)
 
 
-def test_what_does_not_pay_fails(old_report: dict[str, Any]) -> None:
-    case = _cases(old_report | {"performance": "int8 is slower than fp32"})[
+def test_what_does_not_pay_fails(least_report: dict[str, Any]) -> None:
+    case = _cases(least_report | {"performance": "int8 is slower than fp32"})[
         "release", "performance: pays"
     ]
     assert case.result[0].message == "int8 is slower than fp32"

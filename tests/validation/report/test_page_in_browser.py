@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from albert_deploy.validation.report.html import render_html
+from albert_deploy.validation.report.pictures import draw_pictures
 from albert_deploy.validation.report.report import as_json
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
@@ -146,18 +147,19 @@ def _foreign(asked: list[str]) -> list[str]:
 def test_nothing_overflows_or_is_clipped(
     browser: _Browser, full_report: dict[str, Any], width: int, opened: bool
 ) -> None:
-    seen, asked = browser.open(render_html(as_json(full_report)), width, opened=opened)
+    plain = as_json(full_report)
+    seen, asked = browser.open(render_html(plain, draw_pictures(plain)), width, opened=opened)
     assert seen["window"] == width
     assert seen["width"] <= width
-    assert seen["plots"] == 4
+    assert seen["plots"] == 6
     assert seen["rows"] > 100
     assert seen["found"] == []
     assert _foreign(asked) == []
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-def test_an_older_report_fits(browser: _Browser, old_report: dict[str, Any], width: int) -> None:
-    seen, asked = browser.open(render_html(old_report), width)
+def test_the_least_report_fits(browser: _Browser, least_report: dict[str, Any], width: int) -> None:
+    seen, asked = browser.open(render_html(least_report), width)
     assert seen["width"] <= width
     assert seen["found"] == []
     assert _foreign(asked) == []

@@ -1,90 +1,128 @@
-"""Plots place what the report holds where its axes say, and stay inside of their box."""
+"""Plots draw what the report holds, and as the same bytes whenever they are drawn."""
 
 from __future__ import annotations
 
 import math
-from itertools import pairwise
+import sys
 from typing import Any
+from xml.etree import ElementTree
 
-import hypothesis
-import hypothesis.strategies as st
 import pytest
 
+from albert_deploy.validation.report.html import render_html
+from albert_deploy.validation.report.markdown import summary
+from albert_deploy.validation.report.pictures import PICTURES, draw_pictures
 from albert_deploy.validation.report.plots import (
-    Plot,
     draw_errors,
     draw_intervals,
     draw_latency,
+    draw_ranges,
+    draw_sizes,
     draw_trace,
-    error_histogram,
-    linear,
-    plots,
 )
 from albert_deploy.validation.report.report import as_json
 
-
-def _points(text: str) -> list[tuple[float, float]]:
-    return [(float(x), float(y)) for x, y in (point.split(",") for point in text.split())]
+SVG = "{http://www.w3.org/2000/svg}"
 
 
-def _at(ticks: list[tuple[float, str]], value: float) -> float:
-    """Return where a value lies, from the first and last tick of its axis."""
-    (start, low), (end, high) = ticks[0], ticks[-1]
-    return start + (value - float(low)) / (float(high) - float(low)) * (end - start)
+def _lines(axes: Any, label: str) -> list[Any]:
+    return [line for line in axes.get_lines() if line.get_label() == label]
 
 
-def test_the_plots_of_a_full_report(full_report: dict[str, Any]) -> None:
-    drawn = plots(as_json(full_report))
-    assert [plot.key for plot in drawn] == ["intervals", "trace", "errors", "latency"]
-    for plot in drawn:
-        for line in plot.lines:
-            for x, y in _points(line["points"]):
-                assert plot.left <= x <= plot.right
-                assert plot.top <= y <= plot.bottom
-        for mark in plot.marks:
-            assert plot.left <= mark["x"] <= plot.right
-            assert plot.top <= mark["y"] <= plot.bottom
-        # A variant has the same colour in every plot.
-        assert plot.legend.items() <= {"fp32": 0, "int8": 1, "int8-qdq": 2, "fp16": 3}.items()
+def _ticks(axis: Any) -> list[str]:
+    return [tick.get_text() for tick in axis.get_ticklabels()]
 
 
-def test_an_older_report_has_none(old_report: dict[str, Any]) -> None:
-    assert plots(old_report) == []
+def test_a_full_report_has_every_picture(full_report: dict[str, Any]) -> None:
+    pictures = draw_pictures(as_json(full_report))
+    assert list(pictures) == list(PICTURES)
+    assert draw_pictures(as_json(full_report)) == pictures
+    for picture in pictures.values():
+        svg = ElementTree.fromstring(picture.svg)
+        assert svg.get("role") == "img"
+        assert svg.findtext(f"{SVG}title") == picture.title
+        assert svg.findtext(f"{SVG}desc")
+    # The colours of series in the page, and so for dark and print too.
+    assert "var(--s0)" in render_html(as_json(full_report), pictures)
+
+
+def test_the_least_report_has_sizes_alone(least_report: dict[str, Any]) -> None:
+    assert list(draw_pictures(least_report)) == ["sizes"]
+    for variant in least_report["variants"].values():
+        variant["parity"] = {}
+    assert draw_pictures(least_report) == {}
+
+
+def test_without_matplotlib_the_report_says_how_to_get_them(
+    full_report: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    report = as_json(full_report)
+    pictures = draw_pictures(report)
+    assert pictures == {}
+    for text in (summary(report, pictures), render_html(report, pictures)):
+        assert "albert-deploy[export]" in text
+    # A job's summary shows no pictures anyway.
+    assert "matplotlib" not in summary(report)
+
+
+def test_names_from_elsewhere_stay_texts(
+    full_report: dict[str, Any], hostile: tuple[str, ...]
+) -> None:
+    variants = full_report["variants"]
+    names = ["$x$", *(text[:60] for text in hostile)]
+    score = variants["int8"]["metrics"]["accuracy"]
+    full_report["variants"] = {
+        name: variants["int8"] | {"metrics": {f"of {name}": score}} for name in names
+    }
+    pictures = draw_pictures(as_json(full_report))
+    assert list(pictures) == list(PICTURES)
+    for picture in pictures.values():
+        ElementTree.fromstring(picture.svg)
+    texts = list(ElementTree.fromstring(pictures["sizes"].svg).itertext())
+    assert "$x$" in texts
+    assert hostile[0] in texts
 
 
 def test_intervals_lie_where_the_axis_says(full_report: dict[str, Any]) -> None:
-    plot = draw_intervals(full_report)
-    assert plot is not None
-    assert [text["text"] for text in plot.texts][2:4] == ["int8, accuracy", "int8, f1"]
-    (low, _), (high, _) = _points(plot.lines[2]["points"])
+    drawn = draw_intervals(full_report)
+    assert drawn is not None
+    (axes,) = drawn.figure.axes
+    assert _ticks(axes.yaxis)[2:4] == ["int8, accuracy", "int8, f1"]
+    (low, _), (high, _) = axes.collections[2].get_segments()[0]
     score = full_report["variants"]["int8"]["metrics"]["accuracy"]
-    assert low == pytest.approx(_at(plot.x_ticks, score["interval"][0]), abs=0.2)
-    assert high == pytest.approx(_at(plot.x_ticks, score["interval"][1]), abs=0.2)
-    assert plot.marks[2]["x"] == pytest.approx(_at(plot.x_ticks, -1.72), abs=0.2)
-    margins = [rule["x"] for rule in plot.rules if rule["kind"] == "margin"]
-    assert margins == pytest.approx([_at(plot.x_ticks, -1.0)] * 8, abs=0.2)
-    assert plot.title.endswith("(95%)")
+    assert [low, high] == pytest.approx(score["interval"])
+    assert [line.get_xdata()[0] for line in _lines(axes, "margin")] == [-1.0] * 8
+    assert drawn.title.endswith("(95%)")
+    assert "int8 accuracy" not in drawn.description
+    assert "int8, accuracy: -1.72 points [-2.22, -1.12], margin 1.00" in drawn.description
 
 
 def test_the_margin_of_a_perplexity_lies_above(full_report: dict[str, Any]) -> None:
     variant = full_report["variants"]["int8"]
     variant["metrics"] = {"pseudo_perplexity": variant["metrics"]["accuracy"]}
-    plot = draw_intervals(full_report | {"variants": {"int8": variant}})
-    assert plot is not None
-    (margin,) = (rule["x"] for rule in plot.rules if rule["kind"] == "margin")
-    assert margin == pytest.approx(_at(plot.x_ticks, 1.0), abs=0.2)
+    drawn = draw_intervals(full_report | {"variants": {"int8": variant}})
+    assert drawn is not None
+    (margin,) = _lines(drawn.figure.axes[0], "margin")
+    assert list(margin.get_xdata()) == [1.0, 1.0]
 
 
 def test_no_line_leads_to_another_quantity(full_report: dict[str, Any]) -> None:
-    plot = draw_trace(full_report)
-    assert plot is not None
-    assert [text for _, text in plot.x_ticks] == ["in", *map(str, range(12))]
+    drawn = draw_trace(full_report)
+    assert drawn is not None
+    (axes,) = drawn.figure.axes
+    assert _ticks(axes.xaxis) == ["in", *map(str, range(12)), "logits"]
+    (line,) = _lines(axes, "int8")
+    values = list(line.get_ydata())
     # Twelve places of all tokens; the last iteration, of the first token, is a mark alone.
-    assert [len(_points(line["points"])) for line in plot.lines] == [12] * 4
-    assert [mark["hollow"] for mark in plot.marks].count(True) == 4
-    heights = [y for _, y in _points(plot.lines[1]["points"])]
-    assert heights == sorted(heights)
-    assert "int8 from 59.0 to 35.0" in plot.description
+    assert values[:12] == [59.0, *(52.0 - 1.5 * i for i in range(11))]
+    assert math.isnan(values[12])
+    hollow = [line for line in axes.get_lines() if line.get_markerfacecolor() == "#ffffff"]
+    assert [list(line.get_ydata())[12] for line in hollow] == [38.0, 35.0, 32.0, 29.0]
+    outputs = [line for line in axes.get_lines() if list(line.get_xdata()) == [13]]
+    assert [list(line.get_ydata()) for line in outputs] == [[36.0], [35.0], [34.0], [33.0]]
+    assert _lines(axes, "first token")
+    assert "int8 from 59.0 to 35.0" in drawn.description
 
 
 def test_a_trace_without_finite_values_is_left_out(full_report: dict[str, Any]) -> None:
@@ -94,52 +132,66 @@ def test_a_trace_without_finite_values_is_left_out(full_report: dict[str, Any]) 
     assert draw_trace(full_report) is None
 
 
-def test_the_histogram_is_drawn_as_shares(full_report: dict[str, Any]) -> None:
-    plot = draw_errors(full_report)
-    assert plot is not None
+def test_errors_are_drawn_as_shares_of_all_rows(full_report: dict[str, Any]) -> None:
+    drawn = draw_errors(full_report)
+    assert drawn is not None
+    upper, lower = drawn.figure.axes
     histogram = full_report["variants"]["fp32"]["errors_histogram"]
-    peak = max(histogram["counts"]) / sum(histogram["counts"]) * 100
-    top = min(y for _, y in _points(plot.lines[0]["points"]))
-    assert top == pytest.approx(_at(plot.y_ticks, peak), abs=0.2)
-    assert plot.x_ticks[0][1] == "1e-6"
+    shares = [100 * count / 872 for count in histogram["counts"]]
+    values, edges, _ = upper.patches[0].get_data()
+    # The first bin is empty.
+    assert list(values) == pytest.approx(shares[1:])
+    assert list(edges) == histogram["edges"][1:]
+    assert lower.get_lines()[0].get_ydata()[-1] == pytest.approx(sum(shares))
+    assert "fp32: most often 3e-05 to 6e-05" in drawn.description
+
+
+def test_sizes_carry_scores(full_report: dict[str, Any]) -> None:
+    drawn = draw_sizes(full_report)
+    assert drawn is not None
+    (axes,) = drawn.figure.axes
+    sizes = [variant["bytes"] / 1e6 for variant in full_report["variants"].values()]
+    assert [bar.get_height() for bar in axes.patches] == sizes
+    assert "acc 80.05\nF1 81.35" in [text.get_text() for text in axes.texts]
+    assert drawn.title == "Size and score (source acc 81.77, F1 83.07)"
 
 
 def test_latency_needs_a_score_and_a_time(full_report: dict[str, Any]) -> None:
     del full_report["variants"]["fp16"]["latency"]
     full_report["variants"]["fp32"]["metrics"] = {}
-    plot = draw_latency(full_report)
-    assert plot is not None
-    assert list(plot.legend) == ["int8", "int8-qdq"]
-    assert plot.marks[0]["x"] == pytest.approx(_at(plot.x_ticks, 4.2), abs=0.2)
-    assert plot.y_label == "accuracy"
+    drawn = draw_latency(full_report)
+    assert drawn is not None
+    (axes,) = drawn.figure.axes
+    assert {line.get_label(): line.get_xydata().tolist() for line in axes.get_lines()} == {
+        "int8": [[pytest.approx(4.2), pytest.approx(80.05)]],
+        "int8-qdq": [[pytest.approx(2.8), pytest.approx(80.97)]],
+    }
+    assert axes.get_ylabel() == "accuracy"
 
 
-@hypothesis.given(st.lists(st.floats(min_value=0) | st.just(math.nan), max_size=40))
-def test_a_histogram_counts_every_finite_error_once(errors: list[float]) -> None:
-    finite = [error for error in errors if math.isfinite(error)]
-    histogram = error_histogram(errors)
-    if not finite:
-        assert histogram is None
-        return
-    assert histogram is not None
-    edges, counts = histogram["edges"], histogram["counts"]
-    assert len(edges) == len(counts) + 1
-    assert sum(counts) == len(finite)
-    assert all(low < high for low, high in pairwise(edges))
-    for (low, high), count in zip(pairwise(edges), counts, strict=True):
-        last = high == edges[-1]
-        assert count == sum(low <= e < high or (last and e >= high) for e in finite)
-
-
-@hypothesis.given(
-    st.floats(min_value=-1e6, max_value=1e6), st.floats(min_value=-1e6, max_value=1e6)
-)
-def test_an_axis_covers_its_values_with_a_few_round_ticks(a: float, b: float) -> None:
-    low, high = min(a, b), max(a, b)
-    hypothesis.assume(high == low or high - low > 1e-6 * max(abs(low), abs(high), 1e-3))
-    plot = Plot(key="k", title="", description="", x_label="", y_label="y")
-    scale, ticks = linear(plot, low, high)
-    assert 2 <= len(ticks) <= 8
-    assert len({text for _, text in ticks}) == len(ticks)
-    assert plot.top - 0.1 <= scale(high) <= scale(low) <= plot.bottom + 0.1
-    assert all(above < below for (below, _), (above, _) in pairwise(ticks))
+def test_ranges_have_a_panel_for_each_operator(full_report: dict[str, Any]) -> None:
+    labels = [
+        *(f"encoder iteration {i}, ffn_output, input" for i in range(4)),
+        *(f"encoder iteration {i} inner layer 1, ffn_output, input" for i in range(4)),
+        "encoder iteration 3, query, input",
+        "embedding_hidden_mapping_in, input",
+    ]
+    ranges = [
+        {"label": label, "peak": 12.25 + i, "range": 9.75 + i, "clipped": 0.00012}
+        for i, label in enumerate(labels)
+    ]
+    for name in ("int8", "fp16"):
+        full_report["variants"][name]["calibration"]["ranges"] = ranges
+    kept = {name: full_report["variants"][name] for name in ("int8", "fp16")}
+    drawn = draw_ranges(full_report | {"variants": kept})
+    assert drawn is not None
+    assert [axes.get_title() for axes in drawn.figure.axes if axes.get_title()] == [
+        "ffn_output, input",
+        "ffn_output, input, inner layer 1",
+        "query, input",
+        "embedding_hidden_mapping_in, input",
+    ]
+    lines = {line.get_label(): line for line in drawn.figure.axes[0].get_lines()}
+    assert sorted(lines) == ["fp16, peak", "fp16, range", "int8, peak", "int8, range"]
+    assert list(lines["int8, peak"].get_ydata()) == [12.25, 13.25, 14.25, 15.25]
+    assert list(lines["fp16, range"].get_xdata()) == [0, 1, 2, 3]

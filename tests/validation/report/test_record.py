@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import hypothesis
+import hypothesis.strategies as st
 import numpy as np
 import pytest
 
@@ -14,7 +17,14 @@ from albert_deploy.validation.data.rows import ChoiceRow, ClassificationRow, Que
 from albert_deploy.validation.evaluate.evidence import Evidence
 from albert_deploy.validation.evaluate.predictions import write_predictions
 from albert_deploy.validation.evaluate.workers import SOURCE
-from albert_deploy.validation.report.record import chosen, flipped, label_of, text_of, worst_rows
+from albert_deploy.validation.report.record import (
+    chosen,
+    error_histogram,
+    flipped,
+    label_of,
+    text_of,
+    worst_rows,
+)
 
 ROWS = [ClassificationRow(id=str(i), text=f"text {i}", pair=None, label=1) for i in range(4)]
 
@@ -114,3 +124,20 @@ def test_without_kept_predictions_worst_rows_have_no_logits(tmp_path: Path) -> N
     evidence = Evidence(rows=4, examples=list(ROWS), errors={"int8": [0.1, 0.2, 0.0, 0.5]})
     worst = worst_rows(evidence, "int8", tmp_path)
     assert [row["source"] for row in worst] == [None, None, None]
+
+
+@hypothesis.given(st.lists(st.floats(min_value=0) | st.just(math.nan), max_size=40))
+def test_a_histogram_counts_every_finite_error_once(errors: list[float]) -> None:
+    finite = [error for error in errors if math.isfinite(error)]
+    histogram = error_histogram(errors)
+    if not finite:
+        assert histogram is None
+        return
+    assert histogram is not None
+    edges, counts = histogram["edges"], histogram["counts"]
+    assert len(edges) == len(counts) + 1
+    assert sum(counts) == len(finite)
+    assert all(low < high for low, high in pairwise(edges))
+    for (low, high), count in zip(pairwise(edges), counts, strict=True):
+        last = high == edges[-1]
+        assert count == sum(low <= e < high or (last and e >= high) for e in finite)

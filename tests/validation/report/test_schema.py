@@ -9,7 +9,8 @@ from typing import Any
 import jsonschema
 import pytest
 
-from albert_deploy.validation.report.report import SCHEMA, as_json, describe_schema, read_schema
+from albert_deploy.validation.gate.baseline import SCHEMA
+from albert_deploy.validation.report.report import as_json, read_schema
 
 DOCUMENT = Path(__file__).resolve().parents[3] / "docs" / "validation-report.md"
 
@@ -66,8 +67,43 @@ def test_a_report_without_a_promised_key_does_not_fit(
         jsonschema.validate(as_json(full_report), read_schema())
 
 
+def describe_schema(schema: dict[str, Any]) -> str:
+    """Return every key as a table in GitHub's Markdown: path, type and meaning.
+
+    ``<name>`` stands for any key, ``[]`` for any element.
+    """
+    lines = ["| key | type | | meaning |", "|---|---|---|---|"]
+    for path, node, needed in _keys(schema, ""):
+        always = "always" if needed else ""
+        lines.append(f"| `{path}` | {_types(node)} | {always} | {node.get('description', '')} |")
+    return "\n".join(lines)
+
+
+def _keys(node: dict[str, Any], path: str) -> Iterator[tuple[str, dict[str, Any], bool]]:
+    for key, child in node.get("properties", {}).items():
+        here = f"{path}.{key}" if path else key
+        yield here, child, key in node.get("required", ())
+        yield from _keys(child, here)
+    for key, suffix in (("items", "[]"), ("additionalProperties", ".<name>")):
+        child = node.get(key)
+        # What holds single values is told where it is named.
+        if isinstance(child, dict) and ("properties" in child or key != "items"):
+            if key != "items":
+                yield f"{path}{suffix}", child, False
+            yield from _keys(child, f"{path}{suffix}")
+
+
+def _types(node: dict[str, Any]) -> str:
+    if "enum" in node:
+        return ", ".join(f"`{value}`" for value in node["enum"])
+    if "const" in node:
+        return f"`{node['const']}`"
+    found = node.get("type", "any")
+    return found if isinstance(found, str) else " or ".join(found)
+
+
 def test_the_document_lists_every_key() -> None:
-    table = DOCUMENT.read_text(encoding="utf-8").split("tests compare -->\n")[1]
+    table = DOCUMENT.read_text(encoding="utf-8").split("which compares -->\n")[1]
     # After a change: put what describe_schema returns there.
     assert table.strip() == describe_schema(read_schema())
 
