@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
+import importlib.metadata
 import json
 import os
+import platform
 import shutil
 import string
+import sys
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -16,6 +18,7 @@ from typing import Any
 import hypothesis
 import pytest
 from filelock import FileLock
+from models import PRETRAINING
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from albert_deploy.export.step import ExportConfig, export
@@ -171,32 +174,67 @@ def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     return once
 
 
-@pytest.fixture(scope="session", autouse=True)
-def exports_are_made_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Export each checkpoint once in a test run, whichever file or process asks for it again.
+def makers() -> str:
+    """Return a digest of all that an export comes from but the checkpoint."""
+    told = hashlib.sha256(f"{sys.version} {platform.machine()}".encode())
+    for path in sorted(
+        p for room in ("export", "runtime") for p in REPOSITORY.glob(f"{room}/**/*.py")
+    ):
+        told.update(path.read_bytes())
+    installed = {f"{d.name} {d.version}" for d in importlib.metadata.distributions()}
+    told.update("\n".join(sorted(installed)).encode())
+    return told.hexdigest()[:16]
 
-    Tracing takes most of the time of most tests. See ``really_exported`` for those that need it
-    done twice.
+
+def place_of_exports(config: pytest.Config, factory: pytest.TempPathFactory) -> Path:
+    """Return where exports of this code stay, for the next run too; others are removed.
+
+    ``pytest --cache-clear`` removes all.
+    """
+    if not hasattr(config, "cache"):
+        return place_of_run(factory, "exports")
+    kept = config.cache.mkdir("exports")
+    current = Path(kept / makers())
+    for other in kept.iterdir():
+        if other != current:
+            shutil.rmtree(other, ignore_errors=True)
+    return current
+
+
+@pytest.fixture(scope="session", autouse=True)
+def exports_are_made_once(
+    pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[None]:
+    """Export each checkpoint once, whichever file, process or run asks for it again.
+
+    Tracing takes most of the time of most tests. What the code of the export, the runtime or
+    another installed package makes otherwise is made again. See ``really_exported`` for tests that
+    need it done twice.
     """
     from albert_deploy.export import step
     from albert_deploy.export.source import Source
     from albert_deploy.runtime.manifest import write_manifest
     from albert_deploy.scripts import release
 
-    kept = place_of_run(tmp_path_factory, "exports")
+    of_run = place_of_run(tmp_path_factory, "exports")
+    lasting = place_of_exports(pytestconfig, tmp_path_factory)
     real = step.export_into
 
     def export_into(work: Path, source: Source, task: str) -> dict[str, Any]:
         importlib.import_module("torch")  # Where it is missing, nothing is exported here either.
+        if work.stat().st_dev != of_run.stat().st_dev:
+            return real(work, source, task)  # The test is about the disk.
         told = hashlib.sha256(json.dumps([task, source.sha256, source.config]).encode())
         for path in sorted(source.path.glob("*.json")) + sorted(source.path.glob("spiece.model")):
             told.update(path.name.encode() + path.read_bytes())
+        large = sum(path.stat().st_size for path in source.path.iterdir()) > 2**24
+        kept = of_run if large else lasting
+        kept.mkdir(parents=True, exist_ok=True)
         place = kept / told.hexdigest()[:16]
-        if work.stat().st_dev != kept.stat().st_dev:
-            return real(work, source, task)  # The test is about the disk.
         with FileLock(f"{place}.lock"):
             if not place.is_dir():
                 manifest = real(work, source, task)
+                shutil.rmtree(f"{place}.partial", ignore_errors=True)
                 shutil.copytree(work, f"{place}.partial")
                 Path(f"{place}.partial").rename(place)
                 return manifest
@@ -266,7 +304,7 @@ GRAPHS: dict[str, tuple[str, str, dict[str, int]]] = {
         {"num_hidden_layers": 4, "num_hidden_groups": 2, "inner_group_num": 2},
     ),
     "bert": ("text-classification", "bert", {"num_hidden_layers": 2}),
-    "pretraining": ("pretraining", "albert", {"num_hidden_layers": 2}),
+    "pretraining": ("pretraining", "albert", PRETRAINING),
 }
 
 

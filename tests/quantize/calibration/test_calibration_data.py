@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from models import SHALLOW
 
 from albert_deploy.export.step import ExportConfig, export
 from albert_deploy.quantize.calibration.texts import (
@@ -32,9 +33,10 @@ def read(make_checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPath
     """A function that reads calibration texts for a model of a task."""
 
     @cache
-    def directory(task: str) -> Path:
+    def directory(name: str) -> Path:
+        task, family, sizes = SHALLOW[name]
         out = tmp_path_factory.mktemp(task) / "out"
-        export(str(make_checkpoint(task, num_hidden_layers=1)), ExportConfig(), out=out)
+        export(str(make_checkpoint(task, family, **sizes)), ExportConfig(), out=out)
         return out
 
     def make(config: CalibrationConfig, *, task: str = "text-classification") -> Texts:

@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+from models import SHALLOW
 
 from albert_deploy.export.graph.file import load
 from albert_deploy.export.graph.naming import QUERY_KEY
@@ -33,9 +34,7 @@ STATIC = ("int8-qdq", "int8-fp16", "fp8-qdq")
 # name -> task, family and configuration; fill-mask multiplies by its table too.
 MODELS: dict[str, tuple[str, str, dict[str, int]]] = {
     "albert": ("text-classification", "albert", {"num_hidden_layers": 4}),
-    "fill-mask": ("fill-mask", "albert", {"vocab_size": 1000, "num_hidden_layers": 2}),
-    "question-answering": ("question-answering", "bert", {"num_hidden_layers": 2}),
-    "multiple-choice": ("multiple-choice", "bert", {"num_hidden_layers": 2}),
+    **{name: SHALLOW[name] for name in ("fill-mask", "question-answering", "multiple-choice")},
 }
 DTYPES = {
     "int8-qdq": onnx.TensorProto.INT8,

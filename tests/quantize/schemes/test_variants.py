@@ -7,6 +7,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 import pytest
+from models import PRETRAINING
 
 from albert_deploy.export.graph.file import load
 from albert_deploy.export.step import ExportConfig, export
@@ -23,7 +24,7 @@ def exported(
     make_checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     out = tmp_path_factory.mktemp("variants") / "out"
-    export(str(make_checkpoint("pretraining", vocab_size=2000)), ExportConfig(), out=out)
+    export(str(make_checkpoint("pretraining", **PRETRAINING)), ExportConfig(), out=out)
     quantize(out, QuantizeConfig())
     return out
 
