@@ -129,6 +129,20 @@ def make_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., P
 
 
 @pytest.fixture(scope="session")
+def make_export(
+    make_checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Path]:
+    """A function that exports what ``make_checkpoint`` makes of the same words, to a new folder."""
+
+    def make(task: str = "text-classification", family: str = "albert", **words: Any) -> Path:
+        out = tmp_path_factory.mktemp(f"exported-{task}") / "out"
+        export(str(make_checkpoint(task, family, **words)), ExportConfig(task=task), out=out)
+        return out
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def base_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A classifier of ALBERT-base's geometry with random weights; nobody changes it.
 
@@ -309,16 +323,12 @@ GRAPHS: dict[str, tuple[str, str, dict[str, int]]] = {
 
 
 @pytest.fixture(scope="session")
-def graph_of(
-    make_checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[str], Path]:
+def graph_of(make_export: Callable[..., Path]) -> Callable[[str], Path]:
     """A function that returns the float32 file of one of ``GRAPHS``; load it, do not change it."""
 
     @cache
     def make(name: str) -> Path:
         task, family, config = GRAPHS[name]
-        out = tmp_path_factory.mktemp(name) / "out"
-        export(str(make_checkpoint(task, family, **config)), ExportConfig(), out=out)
-        return out / VARIANTS["fp32"].file
+        return make_export(task, family, **config) / VARIANTS["fp32"].file
 
     return make

@@ -19,6 +19,16 @@ SHALLOW: dict[str, tuple[str, str, dict[str, int]]] = {
     "multiple-choice": ("multiple-choice", "bert", {"num_hidden_layers": 2}),
 }
 
+TAGS = ("O", "B-PER", "I-PER", "B-LOC")
+
+
+def tagged(task: str) -> dict[str, Any]:
+    """Return the configuration that gives a token classifier ``TAGS``, and others nothing."""
+    if task != "token-classification":
+        return {}
+    return {"id2label": dict(enumerate(TAGS)), "label2id": {t: i for i, t in enumerate(TAGS)}}
+
+
 # What can differ between two ALBERTs, each away from the values of ``make_checkpoint``.
 GEOMETRIES: dict[str, dict[str, Any]] = {
     "v1 gelu": {"hidden_act": "gelu"},

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from models import SHALLOW
 
-from albert_deploy.export.step import ExportConfig, export
 from albert_deploy.quantize.calibration.texts import (
     LEAST_ROWS,
     CalibrationConfig,
@@ -29,15 +28,13 @@ WORDS = ("the", "a", "film", "river", "is", "was", "long", "warm", "who", "what"
 
 
 @pytest.fixture(scope="module")
-def read(make_checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Read:
+def read(make_export: Callable[..., Path]) -> Read:
     """A function that reads calibration texts for a model of a task."""
 
     @cache
     def directory(name: str) -> Path:
         task, family, sizes = SHALLOW[name]
-        out = tmp_path_factory.mktemp(task) / "out"
-        export(str(make_checkpoint(task, family, **sizes)), ExportConfig(), out=out)
-        return out
+        return make_export(task, family, **sizes)
 
     def make(config: CalibrationConfig, *, task: str = "text-classification") -> Texts:
         out = directory(task)

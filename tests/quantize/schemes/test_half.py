@@ -16,7 +16,6 @@ from models import PRETRAINING
 
 from albert_deploy.export.graph.edit import named_node, values_of
 from albert_deploy.export.graph.file import load, save
-from albert_deploy.export.step import ExportConfig, export
 from albert_deploy.quantize.calibration.observe import Row, calibrate
 from albert_deploy.quantize.schemes.fp32_regions import HalfConfig
 from albert_deploy.quantize.schemes.half import KEPT_KEY, half_exceptions, to_half, watched
@@ -35,11 +34,8 @@ CHANNELS = [3, 9, 17, 30]
 
 
 @pytest.fixture(scope="module")
-def exported(
-    make_checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
-) -> Path:
-    out = tmp_path_factory.mktemp("half") / "out"
-    export(str(make_checkpoint("pretraining", **PRETRAINING)), ExportConfig(), out=out)
+def exported(make_export: Callable[..., Path]) -> Path:
+    out = make_export("pretraining", **PRETRAINING)
     quantize(out, QuantizeConfig(variants=tuple(HALF)))
     return out
 

@@ -18,7 +18,6 @@ from models import SHALLOW
 from albert_deploy.export.graph.file import load
 from albert_deploy.export.graph.naming import QUERY_KEY
 from albert_deploy.export.graph.uses import find_points, origin, real_type, weight_uses
-from albert_deploy.export.step import ExportConfig, export
 from albert_deploy.quantize.calibration.texts import CalibrationConfig
 from albert_deploy.quantize.schemes.static import StaticConfig
 from albert_deploy.quantize.schemes.table import SCHEMES
@@ -60,17 +59,13 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> CalibrationConfig:
 
 
 @pytest.fixture(scope="module")
-def exported(
-    make_checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
-) -> Make:
+def exported(make_export: Callable[..., Path]) -> Make:
     """A function that exports one of ``MODELS``; copy the directory, do not change it."""
 
     @cache
     def make(name: str) -> Path:
         task, family, config = MODELS[name]
-        out = tmp_path_factory.mktemp(name) / "out"
-        export(str(make_checkpoint(task, family, **config)), ExportConfig(), out=out)
-        return out
+        return make_export(task, family, **config)
 
     return make
 

@@ -83,9 +83,7 @@ def run(models: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, d
     return measure_on(MACHINE, config, path, begin=begin, torch_device="cpu")
 
 
-def test_a_run_measures_what_runs_and_names_what_does_not(
-    run: tuple[Path, dict[str, Any]],
-) -> None:
+def test_a_run_measures_what_runs_and_names_what_does_not(run: tuple[Path, dict[str, Any]]) -> None:
     path, report = run
     assert json.loads(path.read_text()) == report
     assert report["complete"]
