@@ -8,6 +8,27 @@ from typing import Any
 # export and built in those of the engines, from one export.
 FUSED: dict[str, Any] = {"num_attention_heads": 2}
 
+# A vocabulary whose matrix, were it stored twice, would break the byte budget.
+PRETRAINING: dict[str, Any] = {"vocab_size": 20000}
+
+# name -> task, family and configuration, all with few layers.
+SHALLOW: dict[str, tuple[str, str, dict[str, int]]] = {
+    "text-classification": ("text-classification", "albert", {"num_hidden_layers": 1}),
+    "fill-mask": ("fill-mask", "albert", {"vocab_size": 1000, "num_hidden_layers": 2}),
+    "question-answering": ("question-answering", "bert", {"num_hidden_layers": 2}),
+    "multiple-choice": ("multiple-choice", "bert", {"num_hidden_layers": 2}),
+}
+
+TAGS = ("O", "B-PER", "I-PER", "B-LOC")
+
+
+def tagged(task: str) -> dict[str, Any]:
+    """Return the configuration that gives a token classifier ``TAGS``, and others nothing."""
+    if task != "token-classification":
+        return {}
+    return {"id2label": dict(enumerate(TAGS)), "label2id": {t: i for i, t in enumerate(TAGS)}}
+
+
 # What can differ between two ALBERTs, each away from the values of ``make_checkpoint``.
 GEOMETRIES: dict[str, dict[str, Any]] = {
     "v1 gelu": {"hidden_act": "gelu"},

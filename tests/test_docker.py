@@ -166,10 +166,7 @@ def test_all_that_is_installed_is_copied(file: Path) -> None:
     assert {name for rest in copied if "--from" not in rest for name in rest.split()[:-1]} == needed
     if file.name == "Dockerfile.cpu":
         return
-    where, extra = {
-        "Dockerfile.gpu": (".", "gpu"),
-        "Dockerfile.triton": ("/src", "cpu"),
-    }[file.name]
+    where, extra = {"Dockerfile.gpu": (".", "gpu"), "Dockerfile.triton": ("/src", "cpu")}[file.name]
     assert f"'{where}[{extra}]'" in file.read_text()
     assert extra in project["project"]["optional-dependencies"]
 

@@ -162,9 +162,7 @@ def test_a_pickle_gives_the_same_model_where_it_is_allowed(
     import torch
 
     torch.save(
-        held(copied / WEIGHTS),
-        copied / "pytorch_model.bin",
-        _use_new_zipfile_serialization=zipped,
+        held(copied / WEIGHTS), copied / "pytorch_model.bin", _use_new_zipfile_serialization=zipped
     )
     (copied / WEIGHTS).unlink()
     with pytest.raises(InputError, match="`allow_pickle=True`"):

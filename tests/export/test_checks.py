@@ -8,6 +8,7 @@ from typing import Any
 
 import onnx
 import pytest
+from models import PRETRAINING
 from onnx import helper, numpy_helper
 
 from albert_deploy.export.checks import check_artifact
@@ -21,7 +22,7 @@ def exported(
     make_checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, dict[str, Any]]:
     out = tmp_path_factory.mktemp("checks") / "out"
-    source = make_checkpoint("pretraining", vocab_size=20000)
+    source = make_checkpoint("pretraining", **PRETRAINING)
     return out / "onnx/model.onnx", export(str(source), ExportConfig(), out=out)
 
 
@@ -51,7 +52,9 @@ def test_an_export_holds_all_invariants(exported: tuple[Path, dict[str, Any]]) -
 
 def test_a_copied_weight_breaks_the_byte_budget(exported: tuple[Path, dict[str, Any]]) -> None:
     def copy_table(graph: Any) -> None:
-        table = next(t for t in graph.initializer if list(t.dims) == [20000, 16])
+        table = next(
+            t for t in graph.initializer if list(t.dims) == [PRETRAINING["vocab_size"], 16]
+        )
         array = numpy_helper.to_array(table)
         graph.initializer.append(numpy_helper.from_array(array, "copy"))
         node = next(n for n in graph.node if n.op_type == "Transpose" and table.name in n.input)

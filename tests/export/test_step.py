@@ -125,11 +125,10 @@ def test_two_exports_are_byte_identical(make_checkpoint: Make, tmp_path: Path) -
 
 @pytest.mark.medium
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_onnxruntime_quantizes_every_encoder_matmul(make_checkpoint: Make, tmp_path: Path) -> None:
+def test_onnxruntime_quantizes_every_encoder_matmul(make_export: Make, tmp_path: Path) -> None:
     from onnxruntime.quantization import quantize_dynamic
 
-    out = tmp_path / "out"
-    export(str(make_checkpoint(num_hidden_layers=12)), ExportConfig(), out=out)
+    out = make_export(num_hidden_layers=12)
     quantize_dynamic(out / "onnx/model.onnx", tmp_path / "peer.onnx")
     peer = onnx.load(tmp_path / "peer.onnx").graph.node
     linear = [n for n in _nodes(out, "fp32") if n.op_type == "MatMul" and "weight" in n.input[1]]

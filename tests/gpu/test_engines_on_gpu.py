@@ -45,15 +45,10 @@ def feeds(batch: int, length: int, *, seed: int = 0) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def directory(
-    make_checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
-) -> Path:
-    from albert_deploy.export.step import ExportConfig, export
+def directory(make_export: Callable[..., Path]) -> Path:
     from albert_deploy.quantize.step import QuantizeConfig, quantize
 
-    out = tmp_path_factory.mktemp("gpu") / "deployment"
-    source = make_checkpoint("question-answering", hidden_size=128, intermediate_size=512)
-    export(str(source), ExportConfig(), out=out)
+    out = make_export("question-answering", hidden_size=128, intermediate_size=512)
     quantize(out, QuantizeConfig(variants=("fp16",)))
     return out
 

@@ -16,11 +16,7 @@ pytestmark = pytest.mark.medium
 Floats = npt.NDArray[np.float32]
 
 # Not taken from the contract: these are the names that other tools look for.
-FILES = {
-    "fp32": "onnx/model.onnx",
-    "fp16": "onnx/model_fp16.onnx",
-    "int8": "onnx/model_int8.onnx",
-}
+FILES = {"fp32": "onnx/model.onnx", "fp16": "onnx/model_fp16.onnx", "int8": "onnx/model_int8.onnx"}
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 MASKS = ("full", "right", "left", "holed", "alone", "empty")
 LENGTH = 24

@@ -248,8 +248,7 @@ def fake_trt(
     )
     if rtx:
         module.ComputeCapability = enum.IntEnum(
-            "ComputeCapability",
-            {"NONE": 0, "CURRENT": 1, "SM86": 86, "SM89": 89, "SM120": 120},
+            "ComputeCapability", {"NONE": 0, "CURRENT": 1, "SM86": 86, "SM89": 89, "SM120": 120}
         )
     return module
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from models import TAGS
 
 from albert_deploy.runtime.contract import BATCH, CHOICES, SEQUENCE, TASKS
 from albert_deploy.runtime.pipeline import Model
@@ -14,7 +15,6 @@ from albert_deploy.runtime.tasks.head import TaskInfo
 from albert_deploy.runtime.tasks.tokenize import load_tokenizer
 
 SAMPLE = Path(__file__).resolve().parents[2] / "export" / "samples" / "sst2"
-TAGS = ("O", "B-PER", "I-PER", "B-LOC")
 WIDTH = 4
 
 

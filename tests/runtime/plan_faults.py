@@ -8,11 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from albert_deploy.runtime.errors import (
-    AlbertDeployError,
-    ContractError,
-    InputError,
-)
+from albert_deploy.runtime.errors import AlbertDeployError, ContractError, InputError
 from albert_deploy.runtime.manifest import file_record, read_manifest, write_json, write_manifest
 from albert_deploy.runtime.trt.gpu import Gpu, Probe
 from albert_deploy.runtime.trt.machine import Machine

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from models import tagged
 
 from albert_deploy.export.step import ExportConfig, export
 from albert_deploy.runtime.contract import TASKS
 
-TAGS = ("O", "B-PER", "I-PER", "B-LOC")
 CONTEXT = "The river was long and warm. A film of the river is in  Paris, not in London!"
 CLOSE = 1e-4
 
@@ -28,10 +28,7 @@ def deployments(
 
     @functools.cache
     def make(task: str, family: str = "albert", **config: Any) -> tuple[Path, Path]:
-        if task == "token-classification":
-            config["id2label"] = dict(enumerate(TAGS))
-            config["label2id"] = {tag: i for i, tag in enumerate(TAGS)}
-        checkpoint = make_checkpoint(task, family, **config)
+        checkpoint = make_checkpoint(task, family, **tagged(task), **config)
         out = tmp_path_factory.mktemp(task) / "out"
         export(str(checkpoint), ExportConfig(task=task), out=out)
         return checkpoint, out

@@ -18,21 +18,16 @@ from typing import Any
 import pytest
 from fuzz_answers import check, same
 from fuzz_json import mutated
-from fuzz_models import TAGS, stand_in
+from fuzz_models import stand_in
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from models import tagged
 
-from albert_deploy.export.step import ExportConfig, export
 from albert_deploy.runtime import load
 from albert_deploy.runtime.bundle import BOM, LISTING, listing_bytes
 from albert_deploy.runtime.contract import TASKS
 from albert_deploy.runtime.errors import AlbertDeployError, ContractError, InputError
-from albert_deploy.runtime.manifest import (
-    MANIFEST_NAME,
-    file_record,
-    read_manifest,
-    write_manifest,
-)
+from albert_deploy.runtime.manifest import MANIFEST_NAME, file_record, read_manifest, write_manifest
 from albert_deploy.runtime.pipeline import Model
 from albert_deploy.scripts.bundle.step import BundleConfig, bundle
 from albert_deploy.scripts.cli.predict import read_lines
@@ -141,18 +136,10 @@ def hold(model: Model, inputs: list[Any], options: dict[str, Any], batch_size: i
 
 
 @pytest.fixture(scope="module")
-def deployed(
-    make_checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[str], Path]:
+def deployed(make_export: Callable[..., Path]) -> Callable[[str], Path]:
     @functools.cache
     def make(task: str) -> Path:
-        labels: dict[str, Any] = {}
-        if task == "token-classification":
-            labels["id2label"] = dict(enumerate(TAGS))
-            labels["label2id"] = {tag: i for i, tag in enumerate(TAGS)}
-        out = tmp_path_factory.mktemp(task) / "out"
-        export(str(make_checkpoint(task, **labels)), ExportConfig(task=task), out=out)
-        return out
+        return make_export(task, **tagged(task))
 
     return make
 

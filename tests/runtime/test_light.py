@@ -29,13 +29,9 @@ def test_importing_load_is_light() -> None:
     assert not loaded("from albert_deploy.runtime import load") & {*HEAVY, "numpy", "tokenizers"}
 
 
-def test_answering_imports_neither_torch_nor_transformers(
-    make_checkpoint: Callable[..., Path], tmp_path: Path
-) -> None:
-    from albert_deploy.export.step import ExportConfig, export
+def test_answering_imports_neither_torch_nor_transformers(make_export: Callable[..., Path]) -> None:
 
-    out = tmp_path / "out"
-    export(str(make_checkpoint()), ExportConfig(), out=out)
+    out = make_export()
     code = (
         "import sys\n"
         f"for name in {sorted(HEAVY)!r}:\n    sys.modules[name] = None\n"

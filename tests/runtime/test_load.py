@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from albert_deploy.export.step import ExportConfig, export
 from albert_deploy.runtime import load
 from albert_deploy.runtime.errors import ContractError, InputError, MachineError
 from albert_deploy.runtime.manifest import file_record, read_manifest, write_manifest
@@ -21,13 +20,9 @@ from albert_deploy.runtime.recommend import recommend
 
 
 @pytest.fixture(scope="module")
-def deployed(
-    make_checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def deployed(make_export: Callable[..., Path]) -> Path:
     """A directory of a classifier; tests copy it before they touch it."""
-    out = tmp_path_factory.mktemp("deployed") / "out"
-    export(str(make_checkpoint()), ExportConfig(), out=out)
-    return out
+    return make_export()
 
 
 def test_what_cannot_be_answered_says_why(deployed: Path) -> None:

@@ -69,8 +69,7 @@ def test_text_classification_is_that_of_transformers(deployed: Deployed) -> None
     cut = model(long, truncation=True)
     assert_same(cut, reference(long, truncation=True))
     assert_same(
-        model(long, truncation=True, max_length=12),
-        reference(long, truncation=True, max_length=12),
+        model(long, truncation=True, max_length=12), reference(long, truncation=True, max_length=12)
     )
     with pytest.raises(InputError, match=r"text 1 has .* the limit is 64"):
         model(long)

@@ -103,14 +103,14 @@ def cli(capsys: pytest.CaptureFixture[str]) -> Cli:
 
 @pytest.fixture(scope="session")
 def first(make_checkpoint: Checkpoints) -> Path:
-    """A good checkpoint; tests copy it before they damage it."""
-    return make_checkpoint()
+    """A good checkpoint, quick to validate; tests copy it before they damage it."""
+    return make_checkpoint(max_position_embeddings=16)
 
 
 @pytest.fixture(scope="session")
 def second(make_checkpoint: Checkpoints) -> Path:
     """Another good checkpoint of the same shape."""
-    return make_checkpoint(seed=1)
+    return make_checkpoint(seed=1, max_position_embeddings=16)
 
 
 @pytest.fixture(scope="session")

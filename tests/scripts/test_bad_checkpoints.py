@@ -264,6 +264,7 @@ def test_an_unknown_task_lists_the_known_ones(cli: Cli, source: Path, out: Path)
     cli.refuses(BAD_INPUT, *arguments, hints=hints, out=out)
 
 
+@pytest.mark.medium
 def test_a_process_of_its_own_shows_one_line(cli: Cli, source: Path, out: Path) -> None:
     tensors(not_finite(float("nan")))(source)
     result = cli.child("export", source, "--out", out)

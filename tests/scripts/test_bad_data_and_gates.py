@@ -28,7 +28,7 @@ ROWS: dict[str, tuple[str, tuple[str, ...]]] = {
     "no rows": ("", ("has a header and no rows",)),
     "a text that is too long": (
         "film " * 70 + "\t1\n",
-        ("row 0 has 72 tokens, the limit is 64; shorten it or pass --truncate",),
+        ("row 0 has 72 tokens, the limit is 16; shorten it or pass --truncate",),
     ),
 }
 

@@ -79,7 +79,7 @@ def start(
     return begin
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def server(start: Callable[..., Any], bundled: Path) -> Iterator[Running]:
     """A server of the bundled sample that tests do not break."""
     with start(bundled, "--max-body-bytes", "100000") as served:

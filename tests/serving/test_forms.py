@@ -36,17 +36,14 @@ INPUTS: dict[str, list[dict[str, Any]]] = {
 def test_a_served_head_answers_as_in_this_process(
     start: Callable[..., Any],
     bundle_of: Callable[..., Path],
-    make_checkpoint: Callable[..., Path],
+    make_export: Callable[..., Path],
     connect: Callable[..., Any],
     same: Callable[[Any, Any], bool],
-    tmp_path: Path,
     task: str,
     form: str,
 ) -> None:
-    from albert_deploy.export.step import ExportConfig, export
 
-    out = tmp_path / "out"
-    export(str(make_checkpoint(task)), ExportConfig(), out=out)
+    out = make_export(task)
     with load(out) as model:
         wanted = list(model.stream(INPUTS[task]))
     bundle = bundle_of(out, form=form, threads=1)

@@ -68,6 +68,7 @@ class Load:
     def __init__(
         self, served: Running, connect: Callable[..., Any], texts: list[str], protocol: str
     ) -> None:
+        self.served = served
         self.answers: list[tuple[str, Any]] = []
         self.texts = texts
         self._connect = partial(connect, served, protocol)
@@ -100,20 +101,22 @@ def served(start: Callable[..., Any], bundled: Path) -> Iterator[Running]:
         yield running
 
 
+@pytest.fixture(params=["http", "grpc"])
+def load(
+    served: Running, connect: Callable[..., Any], texts: list[str], request: pytest.FixtureRequest
+) -> Load:
+    """Load that has run for a while, in either protocol."""
+    begun = Load(served, connect, texts, request.param)
+    begun.start(_ASKED // _CLIENTS)
+    assert until(lambda: len(begun.answers) > _ASKED // _CLIENTS)
+    return begun
+
+
 @pytest.mark.parametrize("victim", ["worker", "every worker", "triton"])
-@pytest.mark.parametrize("protocol", ["http", "grpc"])
 def test_kill_9_under_load_loses_nothing_but_what_triton_had(
-    served: Running,
-    connect: Callable[..., Any],
-    texts: list[str],
-    wanted: dict[str, Any],
-    same: Callable[[Any, Any], bool],
-    victim: str,
-    protocol: str,
+    load: Load, wanted: dict[str, Any], same: Callable[[Any, Any], bool], victim: str
 ) -> None:
-    load = Load(served, connect, texts, protocol)
-    load.start(_ASKED // _CLIENTS)
-    assert until(lambda: len(load.answers) > _ASKED // _CLIENTS)
+    served = load.served
     server = triton(served)
     workers = children(server)
     assert len(workers) == 2
@@ -133,18 +136,10 @@ def test_kill_9_under_load_loses_nothing_but_what_triton_had(
     assert served.stop() == 0
 
 
-@pytest.mark.parametrize("protocol", ["http", "grpc"])
 def test_sigterm_under_load_answers_what_was_accepted(
-    served: Running,
-    connect: Callable[..., Any],
-    texts: list[str],
-    wanted: dict[str, Any],
-    same: Callable[[Any, Any], bool],
-    protocol: str,
+    load: Load, wanted: dict[str, Any], same: Callable[[Any, Any], bool]
 ) -> None:
-    load = Load(served, connect, texts, protocol)
-    load.start(_ASKED // _CLIENTS)
-    assert until(lambda: len(load.answers) > _ASKED // _CLIENTS)
+    served = load.served
     server = triton(served)
     assert served.stop() == 0
     answers = load.finish()

@@ -305,10 +305,7 @@ def opened(directory, manifest, variant, engine):
 collect.open_variant = opened
 main(sys.argv[1:])
 """
-COMMANDS = {
-    "computes for ever": ("-m", "albert_deploy.scripts.cli"),
-    "sleeps": ("-c", SLEEPING),
-}
+COMMANDS = {"computes for ever": ("-m", "albert_deploy.scripts.cli"), "sleeps": ("-c", SLEEPING)}
 
 
 @pytest.mark.medium

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from models import TAGS, tagged
 
-from albert_deploy.export.step import ExportConfig, export
 from albert_deploy.quantize.step import QuantizeConfig, quantize
 from albert_deploy.runtime.contract import TASKS
 from albert_deploy.runtime.engines.table import open_session
@@ -30,22 +30,13 @@ from albert_deploy.validation.evaluate.workers import SOURCE
 pytestmark = pytest.mark.medium
 
 TEXTS = ("the film was long", "a warm river", "who was it", "what is the film", "the warm film")
-TAGS = ("O", "B-PER", "I-PER", "B-LOC")
 
 
 @pytest.fixture(scope="module")
-def deployed(
-    make_checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
-) -> Callable[..., Path]:
+def deployed(make_export: Callable[..., Path]) -> Callable[..., Path]:
     @functools.cache
     def make(task: str) -> Path:
-        options: dict[str, Any] = {}
-        if task == "token-classification":
-            options["id2label"] = dict(enumerate(TAGS))
-            options["label2id"] = {tag: i for i, tag in enumerate(TAGS)}
-        out = tmp_path_factory.mktemp(task) / "out"
-        source = make_checkpoint(task, max_position_embeddings=32, **options)
-        export(str(source), ExportConfig(task=task), out=out)
+        out = make_export(task, max_position_embeddings=32, **tagged(task))
         quantize(out, QuantizeConfig(variants=("int8",)))
         return out
 

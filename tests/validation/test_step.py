@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from albert_deploy.export.step import ExportConfig, export
 from albert_deploy.quantize.step import QuantizeConfig, quantize
 from albert_deploy.runtime.engines.table import ENGINES
 from albert_deploy.runtime.errors import InputError, MachineError
@@ -32,12 +31,8 @@ TEXTS = ("the film was long", "a warm river", "who was it", "what is the film")
 
 
 @pytest.fixture(scope="module")
-def exported(
-    make_checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
-) -> Path:
-    out = tmp_path_factory.mktemp("step") / "out"
-    source = make_checkpoint(max_position_embeddings=16)
-    export(str(source), ExportConfig(), out=out)
+def exported(make_export: Callable[..., Path]) -> Path:
+    out = make_export(max_position_embeddings=16)
     quantize(out, QuantizeConfig(variants=("int8",)))
     return out
 
@@ -81,10 +76,7 @@ def _calibrated_on(directory: Path, file: Path) -> dict[str, Any]:
 
 
 def test_a_validation_records_engine_trace_weights_and_calibration(
-    directory: Path,
-    reviews: Path,
-    gate: Path,
-    assert_documented: Callable[[dict[str, Any]], None],
+    directory: Path, reviews: Path, gate: Path, assert_documented: Callable[[dict[str, Any]], None]
 ) -> None:
     record = _calibrated_on(directory, reviews / "train.tsv")
     report = validate(directory, ValidateConfig(dataset=("sst2", reviews), gate=gate, trace_rows=3))

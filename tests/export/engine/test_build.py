@@ -59,10 +59,9 @@ def rtx() -> Flavour:
 
 
 @pytest.fixture(scope="module")
-def deployed(make_checkpoint: Make, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def deployed(make_export: Make) -> Path:
     """A tiny classifier with heads of 16, the least that are fused, in the quick variants."""
-    out = tmp_path_factory.mktemp("engine") / "deployed"
-    export(str(make_checkpoint(**FUSED)), ExportConfig(), out=out)
+    out = make_export(**FUSED)
     quantize(out, QuantizeConfig(variants=("fp16", "int8", "int8-fp16"), calibration=TEXTS))
     return out
 
@@ -372,11 +371,8 @@ def test_every_setting_is_known_to_some_flavour() -> None:
 @pytest.mark.medium
 @pytest.mark.parametrize("family", ["albert", "bert"])
 @pytest.mark.parametrize("task", TASKS)
-def test_every_task_builds(
-    task: str, family: str, make_checkpoint: Make, rtx: Flavour, tmp_path: Path
-) -> None:
-    out = tmp_path / "out"
-    export(str(make_checkpoint(task, family, **FUSED)), ExportConfig(), out=out)
+def test_every_task_builds(task: str, family: str, make_export: Make, rtx: Flavour) -> None:
+    out = make_export(task, family, **FUSED)
     quantize(out, QuantizeConfig(variants=("fp16",)))
     config = EngineConfig(profiles=(_profile(rank=len(TASKS[task].input_axes)),))
     for variant in ("fp32", "fp16") if family == "albert" else ("fp16",):
@@ -388,12 +384,9 @@ def test_every_task_builds(
 
 @pytest.mark.medium
 @pytest.mark.parametrize("name", GEOMETRIES)
-def test_every_geometry_builds(
-    name: str, make_checkpoint: Make, rtx: Flavour, tmp_path: Path
-) -> None:
+def test_every_geometry_builds(name: str, make_export: Make, rtx: Flavour) -> None:
     sizes = FUSED | GEOMETRIES[name]
-    out = tmp_path / "out"
-    export(str(make_checkpoint(**sizes)), ExportConfig(), out=out)
+    out = make_export(**sizes)
     quantize(out, QuantizeConfig(variants=("fp16",)))
     uses = sizes.get("num_hidden_layers", 3) * sizes.get("inner_group_num", 1)
     config = EngineConfig(profiles=(_profile(),))

@@ -117,7 +117,7 @@ def test_the_inspector_of_either_version_says_the_same() -> None:
                 ],
                 "TacticName": "sm80_xmma_gemm_f16f16",
                 "Metadata": nodes,
-            },
+            }
         ],
         "Bindings": ["x", "y"],
     }
@@ -134,7 +134,7 @@ def test_the_inspector_of_either_version_says_the_same() -> None:
                 ],
                 "TacticName": "sm80_xmma_gemm_f16f16",
                 "Metadata": nodes,
-            },
+            }
         ],
         "I/O Tensors": [{"Name": "x", "IOMode": "Input", "DataType": "Half"}],
     }

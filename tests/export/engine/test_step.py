@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from models import FUSED
 
 from albert_deploy.export.engine import build as engine
 from albert_deploy.export.engine.kit import KIT_NAME, SUMS, adopt, kit_config, write_kit
@@ -38,12 +39,9 @@ PLAN, RECORD = "engines/sm89-fp16.plan", "engines/sm89-fp16.json"
 
 
 @pytest.fixture(scope="module")
-def quantized(
-    make_checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def quantized(make_export: Callable[..., Path]) -> Path:
     """A deployment directory with fp32 and fp16; tests copy it."""
-    out = tmp_path_factory.mktemp("quantized") / "out"
-    export(str(make_checkpoint(num_hidden_layers=2)), ExportConfig(), out=out)
+    out = make_export(**FUSED)
     quantize(out, QuantizeConfig(variants=("fp16",)))
     return out
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from models import SHALLOW
 
-from albert_deploy.export.step import ExportConfig, export
 from albert_deploy.quantize.calibration.texts import (
     LEAST_ROWS,
     CalibrationConfig,
@@ -28,14 +28,13 @@ WORDS = ("the", "a", "film", "river", "is", "was", "long", "warm", "who", "what"
 
 
 @pytest.fixture(scope="module")
-def read(make_checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Read:
+def read(make_export: Callable[..., Path]) -> Read:
     """A function that reads calibration texts for a model of a task."""
 
     @cache
-    def directory(task: str) -> Path:
-        out = tmp_path_factory.mktemp(task) / "out"
-        export(str(make_checkpoint(task, num_hidden_layers=1)), ExportConfig(), out=out)
-        return out
+    def directory(name: str) -> Path:
+        task, family, sizes = SHALLOW[name]
+        return make_export(task, family, **sizes)
 
     def make(config: CalibrationConfig, *, task: str = "text-classification") -> Texts:
         out = directory(task)

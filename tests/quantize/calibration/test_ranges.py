@@ -231,9 +231,7 @@ def weights(draw: st.DrawFn) -> Array:
 @example(weight=np.zeros((1, 1), np.float32))
 @given(weight=weights())
 def test_weights_stay_within_half_a_step_of_their_channel(
-    quantizer: Callable[[Array, int], tuple[npt.NDArray[np.int8], Array]],
-    axis: int,
-    weight: Array,
+    quantizer: Callable[[Array, int], tuple[npt.NDArray[np.int8], Array]], axis: int, weight: Array
 ) -> None:
     if axis == 0:
         weight = np.ascontiguousarray(weight.T)

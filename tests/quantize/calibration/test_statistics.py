@@ -272,9 +272,7 @@ def test_a_pickle_is_not_run(tmp_path: Path) -> None:
     assert not (tmp_path / "ran").exists()
 
 
-def test_a_truncated_file_is_an_input_error(
-    saved: tuple[Path, dict[str, Statistics]],
-) -> None:
+def test_a_truncated_file_is_an_input_error(saved: tuple[Path, dict[str, Statistics]]) -> None:
     path, _ = saved
     whole = path.read_bytes()
     for length in np.linspace(0, len(whole) - 1, 60).astype(int):

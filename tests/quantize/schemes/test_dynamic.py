@@ -14,7 +14,6 @@ import onnx_ir as ir
 import pytest
 
 from albert_deploy.export.graph.file import load, save
-from albert_deploy.export.step import ExportConfig, export
 from albert_deploy.quantize.schemes.dynamic import (
     Int8Config,
     int8_exceptions,
@@ -33,15 +32,12 @@ MAX_ERROR = 0.02
 
 
 @pytest.fixture(scope="module")
-def exported(
-    make_checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
-) -> Export:
+def exported(make_export: Callable[..., Path]) -> Export:
     """A function that exports a tiny checkpoint and returns the path of its fp32 file."""
 
     @cache
     def make(task: str = "text-classification", family: str = "albert", **config: int) -> Path:
-        out = tmp_path_factory.mktemp("int8") / "out"
-        export(str(make_checkpoint(task, family, **config)), ExportConfig(), out=out)
+        out = make_export(task, family, **config)
         return out / VARIANTS["fp32"].file
 
     return make

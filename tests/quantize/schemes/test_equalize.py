@@ -257,11 +257,7 @@ def test_query_and_key_keep_the_function(
 )
 @pytest.mark.parametrize("name", EVERY)
 def test_inputs_keep_the_function(
-    name: str,
-    operators: tuple[str, ...] | None,
-    graph_of: GraphOf,
-    rows: list[Row],
-    tmp_path: Path,
+    name: str, operators: tuple[str, ...] | None, graph_of: GraphOf, rows: list[Row], tmp_path: Path
 ) -> None:
     model = load(graph_of(name))
     plant_in_norms(model)

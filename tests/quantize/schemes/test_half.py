@@ -12,10 +12,10 @@ import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 import pytest
+from models import PRETRAINING
 
 from albert_deploy.export.graph.edit import named_node, values_of
 from albert_deploy.export.graph.file import load, save
-from albert_deploy.export.step import ExportConfig, export
 from albert_deploy.quantize.calibration.observe import Row, calibrate
 from albert_deploy.quantize.schemes.fp32_regions import HalfConfig
 from albert_deploy.quantize.schemes.half import KEPT_KEY, float32_weights, to_half, watched
@@ -34,11 +34,8 @@ CHANNELS = [3, 9, 17, 30]
 
 
 @pytest.fixture(scope="module")
-def exported(
-    make_checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
-) -> Path:
-    out = tmp_path_factory.mktemp("half") / "out"
-    export(str(make_checkpoint("pretraining", vocab_size=2000)), ExportConfig(), out=out)
+def exported(make_export: Callable[..., Path]) -> Path:
+    out = make_export("pretraining", **PRETRAINING)
     quantize(out, QuantizeConfig(variants=tuple(HALF)))
     return out
 
@@ -46,7 +43,7 @@ def exported(
 def texts(count: int = 40) -> Iterator[Row]:
     random = np.random.default_rng(0)
     for i in range(count):
-        ids = random.integers(0, 2000, (1, int(random.integers(2, 40))))
+        ids = random.integers(0, PRETRAINING["vocab_size"], (1, int(random.integers(2, 40))))
         feeds = dict(zip(INPUT_NAMES, (ids, np.ones_like(ids), np.zeros_like(ids)), strict=True))
         yield Row(id=str(i), feeds=feeds)
 

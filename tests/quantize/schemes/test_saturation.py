@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
+from models import SHALLOW
 from onnx import TensorProto, helper
 
 from albert_deploy.export.step import ExportConfig, export
@@ -136,7 +137,8 @@ def test_compensated_rounding_bounds_pairs_too() -> None:
 def test_every_multiplied_weight_of_the_written_file_is_bounded(
     variant: str, make_checkpoint: Callable[..., Path], tmp_path: Path
 ) -> None:
-    export(str(make_checkpoint("fill-mask")), ExportConfig(), out=tmp_path / "out")
+    task, family, sizes = SHALLOW["fill-mask"]
+    export(str(make_checkpoint(task, family, **sizes)), ExportConfig(), out=tmp_path / "out")
     text = tmp_path / "texts.txt"
     text.write_text("a long warm river\nthe film was long\n" * 20, encoding="utf-8")
     texts = CalibrationConfig(name="text", path=text, samples=32)

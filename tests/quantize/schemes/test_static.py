@@ -13,11 +13,11 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+from models import SHALLOW
 
 from albert_deploy.export.graph.file import load
 from albert_deploy.export.graph.naming import QUERY_KEY
 from albert_deploy.export.graph.uses import find_uses, origin, real_type, weight_uses
-from albert_deploy.export.step import ExportConfig, export
 from albert_deploy.quantize.calibration.texts import CalibrationConfig
 from albert_deploy.quantize.schemes.static import StaticConfig
 from albert_deploy.quantize.schemes.table import SCHEMES
@@ -33,9 +33,7 @@ STATIC = ("int8-qdq", "int8-fp16", "fp8-qdq")
 # name -> task, family and configuration; fill-mask multiplies by its table too.
 MODELS: dict[str, tuple[str, str, dict[str, int]]] = {
     "albert": ("text-classification", "albert", {"num_hidden_layers": 4}),
-    "fill-mask": ("fill-mask", "albert", {"vocab_size": 1000, "num_hidden_layers": 2}),
-    "question-answering": ("question-answering", "bert", {"num_hidden_layers": 2}),
-    "multiple-choice": ("multiple-choice", "bert", {"num_hidden_layers": 2}),
+    **{name: SHALLOW[name] for name in ("fill-mask", "question-answering", "multiple-choice")},
 }
 DTYPES = {
     "int8-qdq": onnx.TensorProto.INT8,
@@ -61,17 +59,13 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> CalibrationConfig:
 
 
 @pytest.fixture(scope="module")
-def exported(
-    make_checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
-) -> Make:
+def exported(make_export: Callable[..., Path]) -> Make:
     """A function that exports one of ``MODELS``; copy the directory, do not change it."""
 
     @cache
     def make(name: str) -> Path:
         task, family, config = MODELS[name]
-        out = tmp_path_factory.mktemp(name) / "out"
-        export(str(make_checkpoint(task, family, **config)), ExportConfig(), out=out)
-        return out
+        return make_export(task, family, **config)
 
     return make
 

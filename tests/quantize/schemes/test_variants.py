@@ -7,9 +7,9 @@ from pathlib import Path
 
 import onnx_ir as ir
 import pytest
+from models import PRETRAINING
 
 from albert_deploy.export.graph.file import load
-from albert_deploy.export.step import ExportConfig, export
 from albert_deploy.quantize.schemes.dynamic import Int8Config, int8_exceptions
 from albert_deploy.quantize.step import QuantizeConfig, quantize
 from albert_deploy.runtime.contract import DEFAULT_VARIANTS, VARIANTS
@@ -19,11 +19,8 @@ from albert_deploy.validation.parity.coverage import check_coverage, coverage
 
 
 @pytest.fixture(scope="module")
-def exported(
-    make_checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
-) -> Path:
-    out = tmp_path_factory.mktemp("variants") / "out"
-    export(str(make_checkpoint("pretraining", vocab_size=2000)), ExportConfig(), out=out)
+def exported(make_export: Callable[..., Path]) -> Path:
+    out = make_export("pretraining", **PRETRAINING)
     quantize(out, QuantizeConfig())
     return out
 

@@ -142,9 +142,7 @@ def test_pareto_rows_pay_for_what_they_keep(searched: tuple[Path, SearchResult])
 
 @pytest.mark.medium
 def test_resumes_from_its_log(
-    searched: tuple[Path, SearchResult],
-    again: tuple[Path, Search],
-    monkeypatch: pytest.MonkeyPatch,
+    searched: tuple[Path, SearchResult], again: tuple[Path, Search], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, run = again
     log = (out / FILES[0]).read_bytes()
@@ -156,9 +154,7 @@ def test_resumes_from_its_log(
 
 @pytest.mark.medium
 def test_resumes_behind_a_torn_line(
-    searched: tuple[Path, SearchResult],
-    again: tuple[Path, Search],
-    monkeypatch: pytest.MonkeyPatch,
+    searched: tuple[Path, SearchResult], again: tuple[Path, Search], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, run = again
     path = out / FILES[0]
@@ -353,10 +349,7 @@ def _counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def _sqnr(directory: Path, rows: tuple[Row, ...]) -> float:
     difference = Difference(None)
-    with (
-        open_session(directory) as source,
-        open_session(directory, variant="int8-qdq") as variant,
-    ):
+    with open_session(directory) as source, open_session(directory, variant="int8-qdq") as variant:
         for row in rows:
             difference.add(source.run(row.feeds)["logits"], variant.run(row.feeds)["logits"])
     return difference.sqnr_db

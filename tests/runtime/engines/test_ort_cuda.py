@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
+from models import SHALLOW
 
 from albert_deploy.runtime.contract import INPUT_NAMES, VARIANTS
 from albert_deploy.runtime.engines import ort_cuda
@@ -30,7 +31,8 @@ def file(make_checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPath
     from albert_deploy.export.step import ExportConfig, export
 
     out = tmp_path_factory.mktemp("ort-cuda") / "deployment"
-    export(str(make_checkpoint("question-answering")), ExportConfig(), out=out)
+    task, family, sizes = SHALLOW["question-answering"]
+    export(str(make_checkpoint(task, family, **sizes)), ExportConfig(), out=out)
     return out / VARIANTS["fp32"].file
 
 

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from albert_deploy.export.step import ExportConfig, export
 from albert_deploy.runtime.contract import INPUT_NAMES, VARIANTS
 from albert_deploy.runtime.engines import ort_cuda
 from albert_deploy.runtime.engines import table as engines
@@ -33,12 +32,8 @@ def feeds(batch: int = 2, length: int = 7, *, seed: int = 0) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def directory(
-    make_checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
-) -> Path:
-    out = tmp_path_factory.mktemp("session") / "deployment"
-    export(str(make_checkpoint()), ExportConfig(), out=out)
-    return out
+def directory(make_export: Callable[..., Path]) -> Path:
+    return make_export()
 
 
 @pytest.fixture(params=sorted(FP32.engines))

@@ -42,11 +42,7 @@ ASKED: dict[str, list[Asked]] = {
         ),
         (_TEXTS[1:2], _CUT),
     ],
-    "fill-mask": [
-        (_MASKED[:1], {}),
-        (_MASKED, {"top_k": 2}),
-        (_MASKED[:1], {"targets": "a,e,i"}),
-    ],
+    "fill-mask": [(_MASKED[:1], {}), (_MASKED, {"top_k": 2}), (_MASKED[:1], {"targets": "a,e,i"})],
     "pretraining": [
         ([{"text": SHORT, "text_pair": "a [MASK] river"}], {"top_k": 2}),
         ([{"text": SHORT}, {"text": LONG}], {}),

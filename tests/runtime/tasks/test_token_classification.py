@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from same_answers import CONTEXT, TAGS, assert_same, pipeline
+from models import TAGS, tagged
+from same_answers import CONTEXT, assert_same, pipeline
 
 from albert_deploy.export.step import ExportConfig, export
 from albert_deploy.runtime import load
@@ -56,8 +57,7 @@ def both(
         checkpoint = make_checkpoint(
             "token-classification",
             tokenizer=not own,
-            id2label=dict(enumerate(TAGS)),
-            label2id={tag: i for i, tag in enumerate(TAGS)},
+            **tagged("token-classification"),
             **({"vocab_size": 2000} if own else {}),
         )
         weights = load_file(checkpoint / "model.safetensors")

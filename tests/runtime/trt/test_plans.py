@@ -10,23 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from plan_faults import (
-    FAULTS,
-    MACHINES,
-    NAME,
-    PLAN,
-    RECORD,
-    card,
-    flip,
-    machine,
-)
+from plan_faults import FAULTS, MACHINES, NAME, PLAN, RECORD, card, flip, machine
 
-from albert_deploy.runtime.errors import (
-    AlbertDeployError,
-    ContractError,
-    InputError,
-    MachineError,
-)
+from albert_deploy.runtime.errors import AlbertDeployError, ContractError, InputError, MachineError
 from albert_deploy.runtime.manifest import file_record, read_manifest, write_json, write_manifest
 from albert_deploy.runtime.trt import gpu
 from albert_deploy.runtime.trt import machine as plan_machine

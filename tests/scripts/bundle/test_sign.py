@@ -61,10 +61,7 @@ def issue(tmp_path_factory: pytest.TempPathFactory) -> Issue:
 
     folder = tmp_path_factory.mktemp("keys")
     pem = serialization.Encoding.PEM
-    purposes = {
-        "code": ExtendedKeyUsageOID.CODE_SIGNING,
-        "server": ExtendedKeyUsageOID.SERVER_AUTH,
-    }
+    purposes = {"code": ExtendedKeyUsageOID.CODE_SIGNING, "server": ExtendedKeyUsageOID.SERVER_AUTH}
 
     def usage(*names: str) -> Any:
         usages = ("content_commitment", "key_encipherment", "data_encipherment", "key_agreement")
@@ -604,11 +601,7 @@ def token(**claims: Any) -> str:
 
 
 def test_keyless_asks_the_library_for_a_login(
-    cli: Any,
-    sigstore: Sigstore,
-    exported: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    cli: Any, sigstore: Sigstore, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = token()
     for number, given in enumerate((None, own)):

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from folders import contents
 
 from albert_deploy.export.graph import file as onnx_file
 from albert_deploy.runtime import load
@@ -51,17 +52,6 @@ def released(first: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def passed(released: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(released, tmp_path / "passed"))
-
-
-def contents(folder: Path) -> dict[str, tuple[bytes, int, int]]:
-    return {
-        str(path.relative_to(folder)): (
-            path.read_bytes() if path.is_file() else b"",
-            path.stat().st_mtime_ns,
-            path.stat().st_mode,
-        )
-        for path in [folder, *folder.rglob("*")]
-    }
 
 
 def report_of(directory: Path, change: Callable[[dict[str, Any]], None]) -> None:

@@ -76,7 +76,7 @@ BAD = {
     "number": (b'{"text": 1}', "has a text that is of type int"),
     "key": (b'{"txt": "a"}', "lacks text"),
     "bytes": (b"the \xff film", "is no UTF-8: byte 5 is 0xff"),
-    "long": (b"the film " * 60, "has 122 tokens, the limit is 64"),
+    "long": (b"the film " * 60, "has 122 tokens, the limit is 16"),
     "surrogate": (b'{"text": "\\ud800"}', "cannot tokenize line 3"),
     "huge": (b"x" * (MOST_BYTES + 5), "has more than 16,777,216 bytes"),
 }

@@ -278,10 +278,7 @@ def test_a_plan_is_served_with_its_profiles(tmp_path: Path) -> None:
     assert list(network.dynamic_batching.preferred_batch_size) == [4, 8]
     assert [
         (one.batch_size, list(one.inputs["input_ids"].dims)) for one in network.model_warmup
-    ] == [
-        (8, [16]),
-        (4, [64]),
-    ]
+    ] == [(8, [16]), (4, [64])]
     for name in ("albert_tokens", "albert_answer"):
         found = settings_of(models[name], tmp_path)
         assert (found.lengths, found.max_rows) == ((16, 64), 16)

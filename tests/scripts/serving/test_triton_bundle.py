@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from folders import contents
 from served_directories import add_plan, configs_of
 
 from albert_deploy.runtime import load
@@ -36,17 +37,6 @@ def made(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def copied(made: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(made, tmp_path / "bundle"))
-
-
-def contents(folder: Path) -> dict[str, tuple[bytes, int, int]]:
-    return {
-        str(path.relative_to(folder)): (
-            path.read_bytes() if path.is_file() else b"",
-            path.stat().st_mtime_ns,
-            path.stat().st_mode,
-        )
-        for path in [folder, *folder.rglob("*")]
-    }
 
 
 def change(directory: Path, **values: Any) -> None:

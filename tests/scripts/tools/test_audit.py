@@ -36,10 +36,7 @@ def printed(packages: list[dict[str, Any]]) -> str:
     ],
 )
 def test_a_sound_environment_and_one_nobody_knows(
-    packages: list[dict[str, Any]],
-    said: str,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    packages: list[dict[str, Any]], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     audit.main(str(audited(tmp_path, printed(packages))))
     assert capsys.readouterr().out.strip() == said

@@ -19,9 +19,7 @@ FINE: dict[str, Any] = {
 
 
 def told(
-    changed: dict[str, Any],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    changed: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> tuple[Any, str]:
     asked: list[Path | None] = []
 

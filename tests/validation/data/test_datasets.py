@@ -114,9 +114,7 @@ def test_sst2_rows(tsv: Callable[[str], Path]) -> None:
     assert read_dataset("sst2", path.parent) == wanted
 
 
-def test_sst2_takes_other_line_ends_column_orders_and_a_mark(
-    tsv: Callable[[bytes], Path],
-) -> None:
+def test_sst2_takes_other_line_ends_column_orders_and_a_mark(tsv: Callable[[bytes], Path]) -> None:
     path = tsv(b"\xef\xbb\xbflabel\tindex\tsentence\r\n1\t7\twarm\r\n0\t8\tcold\r\n\r\n")
     assert texts("sst2", path) == [("warm", 1), ("cold", 0)]
 
@@ -165,10 +163,7 @@ def test_squad_rows(tmp_path: Path) -> None:
     context = "The Rhine is long. The Po is warm."
     wanted = [
         QuestionRow(
-            id="q1",
-            question=" Which is long?",
-            context=context,
-            answers=("The Rhine", "Rhine"),
+            id="q1", question=" Which is long?", context=context, answers=("The Rhine", "Rhine")
         ),
         QuestionRow(id="q2", question="Which is warm?", context=context, answers=("The Po",)),
     ]

@@ -29,9 +29,8 @@ NAMES = [fault.name for fault in FAULTS]
 
 
 @pytest.fixture(scope="module")
-def made(make_checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("self-test") / "out"
-    export(str(make_checkpoint(hidden_size=64)), ExportConfig(), out=out)
+def made(make_export: Callable[..., Path]) -> Path:
+    out = make_export(hidden_size=64)
     quantize(out, QuantizeConfig(variants=("fp16", "int8")))
     return out
 

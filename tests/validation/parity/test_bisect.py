@@ -109,11 +109,7 @@ def test_with_all_products_dequantized_little_error_is_left(
     ids=["bias", "scale"],
 )
 def test_a_planted_fault_is_named(
-    made: Path,
-    variant: str,
-    plant: Callable[[ir.Model], None],
-    product: str,
-    tmp_path: Path,
+    made: Path, variant: str, plant: Callable[[ir.Model], None], product: str, tmp_path: Path
 ) -> None:
     if plant is _wrong_scale and variant in ("fp16", "int8"):
         pytest.skip(f"{variant} stores no activation scales")

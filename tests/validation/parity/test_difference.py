@@ -82,9 +82,7 @@ def test_the_grid_has_every_batch_length_and_mask() -> None:
 
 def test_the_grid_follows_the_model() -> None:
     cases = edge_grid(
-        _contract(["batch", "choices", "sequence"], 17),
-        {"type_vocab_size": 1},
-        [np.arange(9)],
+        _contract(["batch", "choices", "sequence"], 17), {"type_vocab_size": 1}, [np.arange(9)]
     )
     assert {c.feeds["input_ids"].shape for c in cases} == {
         (b, 2, n) for b in BATCHES for n in (1, 2, 17)

@@ -40,13 +40,10 @@ MADE = ("fp16", "int8")
 
 
 @pytest.fixture(scope="module")
-def made(
-    make_checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, Path]:
+def made(make_export: Callable[..., Path]) -> dict[str, Path]:
     found = {}
     for task in TASKS:
-        out = tmp_path_factory.mktemp("relations") / "out"
-        export(str(make_checkpoint(task)), ExportConfig(), out=out)
+        out = make_export(task)
         quantize(out, QuantizeConfig(variants=MADE))
         found[task] = out
     return found
@@ -122,10 +119,7 @@ def test_dynamic_int8_depends_on_its_batch_and_the_figure_says_so(made: dict[str
     ids=["left padding", "half of the mask", "token types", "labels", "nan"],
 )
 def test_each_mistake_fails_its_relations(
-    made: dict[str, Path],
-    tmp_path: Path,
-    plant: Callable[[ir.Model], str | None],
-    checks: set[str],
+    made: dict[str, Path], tmp_path: Path, plant: Callable[[ir.Model], str | None], checks: set[str]
 ) -> None:
     assert checks <= _spoilt(made["token-classification"], "fp16", plant, tmp_path)
 

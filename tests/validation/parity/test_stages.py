@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from albert_deploy.export.graph.file import load, save
-from albert_deploy.export.step import ExportConfig, export
 from albert_deploy.quantize.step import QuantizeConfig, quantize
 from albert_deploy.runtime.contract import INPUT_NAMES, VARIANTS
 from albert_deploy.runtime.errors import ContractError, InputError
@@ -22,9 +21,8 @@ from albert_deploy.validation.parity.stages import attribute
 
 
 @pytest.fixture(scope="module")
-def made(make_checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("stages") / "out"
-    export(str(make_checkpoint()), ExportConfig(), out=out)
+def made(make_export: Callable[..., Path]) -> Path:
+    out = make_export()
     quantize(out, QuantizeConfig(variants=("fp16", "bf16", "int8")))
     return out
 

@@ -15,7 +15,6 @@ import pytest
 
 from albert_deploy.export.graph.edit import add_initializer, named_node
 from albert_deploy.export.graph.file import load, save
-from albert_deploy.export.step import ExportConfig, export
 from albert_deploy.quantize.step import QuantizeConfig, quantize
 from albert_deploy.runtime.contract import INPUT_NAMES, VARIANTS
 from albert_deploy.runtime.engines.ort import open_ort
@@ -30,12 +29,9 @@ MADE = ("fp16", "bf16", "int8")
 
 
 @pytest.fixture(scope="module")
-def make(
-    make_checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
-) -> Callable[..., Path]:
+def make(make_export: Callable[..., Path]) -> Callable[..., Path]:
     def directory(task: str = "text-classification", family: str = "albert", **sizes: Any) -> Path:
-        out = tmp_path_factory.mktemp("trace") / "out"
-        export(str(make_checkpoint(task, family, **sizes)), ExportConfig(), out=out)
+        out = make_export(task, family, **sizes)
         quantize(out, QuantizeConfig(variants=MADE))
         return out
 
@@ -207,17 +203,22 @@ def test_a_last_iteration_of_the_first_token_alone_is_told(classifier: Path) -> 
     assert tokens == ["all", "all", "all", "first", "all"]
 
 
-def test_the_first_token_alone_is_compared_where_one_file_has_no_other(copied: Path) -> None:
-    before = _traced(copied, "int8")["int8"]
-    model = load(copied / VARIANTS["int8"].file)
+def _cut(directory: Path, axis: int) -> dict[str, Any]:
+    """Cut the hidden state of iteration 1 to as much of an axis as the axis' own number."""
+    model = load(directory / VARIANTS["int8"].file)
     node = next(n for n in model.graph if n.name == f"encoder/iteration_01/{NORM}")
     value = node.outputs[0]
-    name, value.name = value.name, "test/all_tokens"
-    zero, one = (add_initializer(model, f"test_{i}", np.array([i])) for i in (0, 1))
-    cut = named_node("Slice", [value, zero, one, one], "test/Slice")
+    name, value.name = value.name, "test/whole"
+    zero, end = (add_initializer(model, f"test_{i}", np.array([i])) for i in (0, axis))
+    cut = named_node("Slice", [value, zero, end, end], "test/Slice")
     cut.outputs[0].name = name
     model.graph.insert_after(node, cut)
-    manifest = _replace(copied, "int8", model)
+    return _replace(directory, "int8", model)
+
+
+def test_the_first_token_alone_is_compared_where_one_file_has_no_other(copied: Path) -> None:
+    before = _traced(copied, "int8")["int8"]
+    manifest = _cut(copied, axis=1)
     after = trace(copied, manifest, ["int8"], _rows())["int8"]
     assert after[2]["tokens"] == "first"
     assert after[2]["sqnr_db"] == after[2]["first_token_sqnr_db"]
@@ -225,15 +226,7 @@ def test_the_first_token_alone_is_compared_where_one_file_has_no_other(copied: P
 
 
 def test_another_shape_is_an_error(copied: Path) -> None:
-    model = load(copied / VARIANTS["int8"].file)
-    node = next(n for n in model.graph if n.name == f"encoder/iteration_01/{NORM}")
-    value = node.outputs[0]
-    name, value.name = value.name, "test/all_channels"
-    zero, two = (add_initializer(model, f"test_{i}", np.array([i])) for i in (0, 2))
-    cut = named_node("Slice", [value, zero, two, two], "test/Slice")
-    cut.outputs[0].name = name
-    model.graph.insert_after(node, cut)
-    manifest = _replace(copied, "int8", model)
+    manifest = _cut(copied, axis=2)
     with pytest.raises(ContractError, match="int8, encoder iteration 1: got shape"):
         trace(copied, manifest, ["int8"], _rows())
 

@@ -12,7 +12,6 @@ import pytest
 
 from albert_deploy.export.graph.edit import add_initializer, values_of
 from albert_deploy.export.graph.file import load
-from albert_deploy.export.step import ExportConfig, export
 from albert_deploy.quantize.calibration.texts import CalibrationConfig
 from albert_deploy.quantize.step import QuantizeConfig, quantize
 from albert_deploy.runtime.contract import VARIANTS
@@ -45,15 +44,9 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module", params=MODELS)
-def made(
-    request: pytest.FixtureRequest,
-    make_checkpoint: Callable[..., Path],
-    tmp_path_factory: pytest.TempPathFactory,
-    texts: Path,
-) -> Path:
+def made(request: pytest.FixtureRequest, make_export: Callable[..., Path], texts: Path) -> Path:
     task, family, sizes = MODELS[request.param]
-    out = tmp_path_factory.mktemp("weights") / "out"
-    export(str(make_checkpoint(task, family, **sizes)), ExportConfig(), out=out)
+    out = make_export(task, family, **sizes)
     calibration = CalibrationConfig(name="text", path=texts)
     quantize(out, QuantizeConfig(variants=MADE, calibration=calibration))
     return out

@@ -268,8 +268,7 @@ def _same(name: str) -> Measured:
 
 
 @pytest.mark.parametrize(
-    "name",
-    ["accuracy", "f1", "f1, all right", "matthews", "matthews, all right", "pearson"],
+    "name", ["accuracy", "f1", "f1, all right", "matthews", "matthews, all right", "pearson"]
 )
 def test_where_no_row_differs_the_interval_is_not_empty(name: str) -> None:
     measured = _same(name)

@@ -69,9 +69,7 @@ def test_two_classes_equal_the_libraries(rows: list[tuple[int, int]], seed: int)
     assert list(scores) == ["accuracy", "f1"]
     check(scores["accuracy"], lambda i: 100 * sklearn.accuracy_score(labels[i], found[i]), seed)
     check(
-        scores["f1"],
-        lambda i: 100 * sklearn.f1_score(labels[i], found[i], zero_division=0.0),
-        seed,
+        scores["f1"], lambda i: 100 * sklearn.f1_score(labels[i], found[i], zero_division=0.0), seed
     )
     (matthews,) = classified("cola", labels, found).values()
     assert matthews.name == "matthews"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import inspect
 import json
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
@@ -69,11 +71,7 @@ class FakeTriton:
                     status, body = reply
                     reply = (
                         b"HTTP/1.1 %d X\r\nContent-Type: a/b\r\nContent-Length: %d\r\n\r\n%b"
-                        % (
-                            status,
-                            len(body),
-                            body,
-                        )
+                        % (status, len(body), body)
                     )
                 writer.write(reply)
         except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
@@ -149,6 +147,22 @@ def play(
             await fake.stop()
 
     asyncio.run(main())
+
+
+def playing(**config: Any) -> Callable[[Callable[..., Any]], Callable[..., None]]:
+    """Make a test of a scenario: ``play`` gives its first argument, fixtures the others."""
+
+    def decorate(scenario: Callable[..., Any]) -> Callable[..., None]:
+        @functools.wraps(scenario)
+        def test(**given: Any) -> None:
+            play(lambda world: scenario(world, **given), **config)
+
+        signature = inspect.signature(scenario)
+        _, *others = signature.parameters.values()
+        test.__signature__ = signature.replace(parameters=others)  # type: ignore[attr-defined]
+        return test
+
+    return decorate
 
 
 @dataclass(frozen=True)
