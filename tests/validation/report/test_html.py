@@ -8,10 +8,10 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import html5lib
 import hypothesis
 import hypothesis.strategies as st
 import pytest
+from tinyhtml5.parser import HTMLParser
 
 from albert_deploy.validation.report.html import render_html
 from albert_deploy.validation.report.junit import junit
@@ -31,7 +31,10 @@ def _page(report: dict[str, Any]) -> str:
 
 def _parsed(page: str) -> Any:
     """Return the document's tree; any parse error fails."""
-    return html5lib.HTMLParser(strict=True, namespaceHTMLElements=False).parse(page)
+    parser = HTMLParser(namespace_html_elements=False)
+    tree = parser.parse(page)
+    assert parser.errors == []
+    return tree
 
 
 def _text(page: str) -> str:
