@@ -64,8 +64,8 @@ def summary(
 
 
 def table(report: Mapping[str, Any]) -> str:
-    """Return the variants as a table in GitHub's Markdown."""
-    return tables(variants(report).tables)
+    """Return the variants as a table in GitHub's Markdown that fits a terminal."""
+    return tables(variants(report, brief=True).tables)
 
 
 def tables(found: Sequence[Table]) -> str:

@@ -13,6 +13,8 @@ from albert_deploy.validation.report.pictures import Picture, missing_plots
 from albert_deploy.validation.report.tables import Section, Table, filled, record_table
 from albert_deploy.validation.report.wording import MISSING, compact, number
 
+# What metrics are called where there is little room.
+_SHORT = {"accuracy": "acc", "exact_match": "EM", "f1": "F1"}
 # Values of an output that a row shows.
 _VALUES = 8
 
@@ -77,13 +79,20 @@ def command(report: Mapping[str, Any]) -> str:
     return shlex.join(words)
 
 
-def variants(report: Mapping[str, Any]) -> Section:
-    """Return the section with the source and its variants in one table."""
+def variants(report: Mapping[str, Any], *, brief: bool = False) -> Section:
+    """Return the section with the source and its variants in one table.
+
+    Args:
+        report: As in ``validation.json``.
+        brief: For a terminal: short names of metrics, and intervals of the differences alone.
+    """
     judged = report["variants"]
     metrics = list(dict.fromkeys(metric for v in judged.values() for metric in v["metrics"]))
     first: dict[str, Any] = next((v["metrics"] for v in judged.values()), {})
     columns = ["variant", "engine", "verdict"]
-    columns += [column for m in metrics for column in (f"#{m}", f"#{m} difference")]
+    for metric in metrics:
+        name = _SHORT.get(metric, metric) if brief else metric
+        columns += [f"#{name}", f"#{name} difference"]
     columns += ["#agreement", "#changed", "#SQNR, dB", "#max error", "#MB", "#median ms"]
     source = ["source", "torch", ""]
     source += [text for m in metrics for text in (number(first.get(m, {}).get("source")), "")]
@@ -92,7 +101,8 @@ def variants(report: Mapping[str, Any]) -> Section:
         row = [name, compact(variant.get("engine")), compact(variant["verdict"])]
         for metric in metrics:
             score = variant["metrics"].get(metric, {})
-            row.append(_between(score.get("variant"), score.get("variant_interval"), ".2f"))
+            around = None if brief else score.get("variant_interval")
+            row.append(_between(score.get("variant"), around, ".2f"))
             row.append(_between(score.get("difference"), score.get("interval"), "+.2f"))
         outputs = wording.outputs_of(variant)
         row += [

@@ -35,10 +35,12 @@ def test_the_table_names_engine_score_and_verdict_of_each_variant(
     assert source[:6] == ["source", "torch", "", "81.77", "", "83.07"]
     assert int8[:3] == ["int8", "ort", "fail"]
     cells = dict(zip(head, int8, strict=True))
-    assert cells["accuracy"] == "80.05 [79.17, 84.17]"
-    assert cells["accuracy difference"] == "-1.72 [-2.22, -1.12]"
-    assert cells["f1 difference"] == "-1.72 [-2.22, -1.12]"
+    assert (cells["acc"], cells["acc difference"]) == ("80.05", "-1.72 [-2.22, -1.12]")
+    assert cells["F1 difference"] == "-1.72 [-2.22, -1.12]"
     assert (cells["agreement"], cells["MB"], cells["median ms"]) == ("99.54%", "10.45", "4.20")
+    long, *_ = _rows(summary(as_json(full_report)), "## Variants")
+    assert long[3:5] == ["accuracy", "accuracy difference"]
+    assert "| 80.05 [79.17, 84.17] |" in summary(as_json(full_report))
 
 
 def test_the_least_report_has_no_empty_sections(least_report: dict[str, Any]) -> None:
