@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from folders import flip
+
 from albert_deploy.runtime.errors import AlbertDeployError, ContractError, InputError
 from albert_deploy.runtime.manifest import file_record, read_manifest, write_json, write_manifest
 from albert_deploy.runtime.trt.gpu import Gpu, Probe
@@ -48,12 +50,6 @@ def change_record(directory: Path, *, vouched: bool = True, **changes: Any) -> N
         manifest = read_manifest(directory)
         manifest["files"][RECORD] = file_record(path)
         write_manifest(directory, manifest)
-
-
-def flip(path: Path, offset: int) -> None:
-    data = bytearray(path.read_bytes())
-    data[offset] ^= 1
-    path.write_bytes(data)
 
 
 def _truncate(directory: Path) -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from folders import write_sst2
 
 from albert_deploy.runtime.manifest import sha256_of
 from albert_deploy.scripts.cli.main import main
@@ -140,9 +141,7 @@ def out(tmp_path: Path) -> Path:
 def reviews(tmp_path: Path) -> Path:
     """A few labelled rows in the layout of SST-2."""
     words = ("long", "warm", "a river", "who", "what is the film", "zebra", "is", "where was it")
-    rows = [f"the film was {word}\t{number % 2}" for number, word in enumerate(words)]
     folder = tmp_path / "sst2"
     folder.mkdir()
-    text = "\n".join(["sentence\tlabel", *rows]) + "\n"
-    (folder / "dev.tsv").write_text(text, encoding="utf-8")
+    write_sst2(folder / "dev.tsv", [f"the film was {word}" for word in words])
     return folder

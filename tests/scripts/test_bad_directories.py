@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from folders import flip
 
 from albert_deploy.runtime.contract import VARIANTS
 from albert_deploy.runtime.errors import ContractError, InputError
@@ -35,13 +36,6 @@ def test_an_unreadable_manifest_is_bad_input(
     (deployed / "manifest.json").write_text(manifest, encoding="utf-8")
     hints = ("manifest.json", "export the checkpoint again")
     cli.refuses(BAD_INPUT, verb, deployed, hints=hints, out=deployed)
-
-
-def flip(file: Path) -> None:
-    """Change one bit in the middle."""
-    data = bytearray(file.read_bytes())
-    data[len(data) // 2] ^= 1
-    file.write_bytes(data)
 
 
 CHANGES = [flip, Path.unlink, lambda file: file.write_bytes(b"")]

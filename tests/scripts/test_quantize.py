@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from folders import write_sst2
 
 from albert_deploy.quantize.step import STATISTICS
 from albert_deploy.runtime.contract import VARIANTS
@@ -30,8 +31,7 @@ WORDS = ("the", "a", "film", "river", "is", "was", "long", "warm", "who", "what"
 
 def write_split(file: Path, first: int) -> None:
     texts = [f"the {WORDS[i % 10]} {WORDS[(i + first) % 7]} {i}" for i in range(first, first + 48)]
-    rows = [f"{text}\t{i % 2}" for i, text in enumerate(texts)]
-    file.write_text("\n".join(["sentence\tlabel", *rows]) + "\n", encoding="utf-8")
+    write_sst2(file, texts)
 
 
 @pytest.fixture(scope="module")

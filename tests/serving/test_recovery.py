@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from folders import flip
 
 from albert_deploy.scripts.tools.running import Running
 
@@ -188,12 +189,6 @@ def test_a_full_queue_refuses_at_once_and_goes_on(
         for protocol in ("http", "grpc"):
             assert same(connect(served, protocol).ask(texts[0]), [wanted[texts[0]]])
         assert "restarting" not in served.said()
-
-
-def flip(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
 
 
 def test_a_model_damaged_on_disk_is_never_served(

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from folders import write_sst2
 
 from albert_deploy.runtime.contract import VARIANTS
 from albert_deploy.runtime.errors import ContractError, MachineError, ParityError
@@ -54,9 +55,7 @@ def deployed(classifier: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def reviews(tmp_path: Path) -> Path:
-    rows = [f"{text}\t{i % 2}" for i, text in enumerate(TEXTS)]
-    (tmp_path / "dev.tsv").write_text("\n".join(["sentence\tlabel", *rows]) + "\n")
-    return tmp_path / "dev.tsv"
+    return write_sst2(tmp_path / "dev.tsv", TEXTS)
 
 
 @pytest.fixture

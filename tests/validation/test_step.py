@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from folders import write_sst2
 
 from albert_deploy.quantize.step import QuantizeConfig, quantize
 from albert_deploy.runtime.engines.table import ENGINES
@@ -47,8 +48,7 @@ def reviews(tmp_path: Path) -> Path:
     folder = tmp_path / "sst2"
     folder.mkdir()
     for split, texts in (("dev", TEXTS), ("train", TEXTS[::-1])):
-        rows = [f"{text}\t{i % 2}" for i, text in enumerate(texts)]
-        (folder / f"{split}.tsv").write_text("\n".join(["sentence\tlabel", *rows]) + "\n")
+        write_sst2(folder / f"{split}.tsv", texts)
     return folder
 
 

@@ -12,8 +12,9 @@ import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 import pytest
+from feeds import masked, run_one
 
-from albert_deploy.export.graph.file import load, save
+from albert_deploy.export.graph.file import load
 from albert_deploy.quantize.schemes.dynamic import (
     Int8Config,
     int8_exceptions,
@@ -21,8 +22,7 @@ from albert_deploy.quantize.schemes.dynamic import (
     to_int8,
 )
 from albert_deploy.quantize.schemes.dynamic_attention import find_attentions, quantize_attention
-from albert_deploy.runtime.contract import INPUT_NAMES, VARIANTS
-from albert_deploy.runtime.engines.ort import open_ort
+from albert_deploy.runtime.contract import VARIANTS
 from albert_deploy.runtime.errors import ContractError
 
 Export = Callable[..., Path]
@@ -41,27 +41,6 @@ def exported(make_export: Callable[..., Path]) -> Export:
         return out / VARIANTS["fp32"].file
 
     return make
-
-
-def _feeds(length: int = 24, choices: int = 0) -> dict[str, npt.NDArray[np.int64]]:
-    """One row per mask: full, right, left, holed, all but one, all masked."""
-    mask = np.ones((6, length), np.int64)
-    mask[1, length // 2 :] = mask[2, : length // 3] = mask[3, 1::3] = 0
-    mask[4, 1:] = mask[5] = 0
-    ids = np.random.default_rng(0).integers(5, 200, mask.shape)
-    types = np.broadcast_to(np.arange(length) >= length // 2, mask.shape).astype(np.int64)
-    arrays = (ids, mask, types)
-    if choices:
-        arrays = tuple(np.repeat(a[:, None], choices, axis=1) for a in arrays)
-    return dict(zip(INPUT_NAMES, arrays, strict=True))
-
-
-def _run(
-    model: ir.Model, feeds: dict[str, npt.NDArray[np.int64]], folder: Path
-) -> dict[str, npt.NDArray[np.float32]]:
-    save(model, folder / "model.onnx")
-    with open_ort(folder / "model.onnx", threads=1) as session:
-        return session.run(feeds)
 
 
 def _error(
@@ -165,20 +144,21 @@ def test_attention_products_honour_every_mask(
     task: str, family: str, exported: Export, tmp_path: Path
 ) -> None:
     path = exported(task, family)
-    feeds = _feeds(choices=2 if task == "multiple-choice" else 0)
+    feeds = masked(choices=2 if task == "multiple-choice" else 0)
     model = load(path)
     _sharpen(model)
-    wanted = _run(model, feeds, tmp_path)
+    wanted = run_one(model, feeds, tmp_path)
     for output in wanted.values():
         # Otherwise the comparison could not see that a mask is ignored.
         others = np.abs(output[:1] - output[1:]).reshape(5, -1).max(axis=1)
         assert others.min() > 2 * MAX_ERROR * np.abs(output).max()
     assert quantize_attention(model) == 2 * LAYERS
     assert not [n for n in model.graph if n.op_type == "Softmax"]
-    together = _run(model, feeds, tmp_path)
+    together = run_one(model, feeds, tmp_path)
     assert _error(wanted, together) < MAX_ERROR
     for row in range(6):
-        alone = _run(model, {name: array[row : row + 1] for name, array in feeds.items()}, tmp_path)
+        one = {name: array[row : row + 1] for name, array in feeds.items()}
+        alone = run_one(model, one, tmp_path)
         for name, output in wanted.items():
             error = np.abs(alone[name][0] - output[row]).max()
             assert error < MAX_ERROR * np.abs(output).max()
@@ -188,9 +168,9 @@ def test_attention_products_honour_every_mask(
 @pytest.mark.parametrize("task", ["pretraining", "fill-mask", "token-classification"])
 def test_attention_products_in_the_other_tasks(task: str, exported: Export, tmp_path: Path) -> None:
     model = load(exported(task))
-    wanted = _run(model, _feeds(), tmp_path)
+    wanted = run_one(model, masked(), tmp_path)
     assert quantize_attention(model) == 2 * LAYERS
-    assert _error(wanted, _run(model, _feeds(), tmp_path)) < MAX_ERROR
+    assert _error(wanted, run_one(model, masked(), tmp_path)) < MAX_ERROR
 
 
 @pytest.mark.medium
@@ -201,10 +181,10 @@ def test_probabilities_keep_their_digits_where_a_row_looks_at_many_tokens_alike(
     model = load(exported("feature-extraction", max_position_embeddings=512))
     # One head looks at single tokens, the others at all alike.
     _set(model, "query.weight_transposed", lambda w: w * np.where(np.arange(32) < 8, 30, 1e-3))
-    feeds = _feeds(400)
-    wanted = _run(model, feeds, tmp_path)
+    feeds = masked(400)
+    wanted = run_one(model, feeds, tmp_path)
     quantize_attention(model)
-    assert _error(wanted, _run(model, feeds, tmp_path)) < MAX_ERROR
+    assert _error(wanted, run_one(model, feeds, tmp_path)) < MAX_ERROR
 
 
 @pytest.mark.parametrize("part", ["query", "key", "value"])
@@ -212,9 +192,9 @@ def test_an_attention_of_zeros_stays_finite(part: str, exported: Export, tmp_pat
     model = load(exported())
     _set(model, f"attention.{part}.weight_transposed", np.zeros_like)
     _set(model, f"attention.{part}.bias", np.zeros_like)
-    wanted = _run(model, _feeds(), tmp_path)
+    wanted = run_one(model, masked(), tmp_path)
     quantize_attention(model)
-    assert _error(wanted, _run(model, _feeds(), tmp_path)) < MAX_ERROR
+    assert _error(wanted, run_one(model, masked(), tmp_path)) < MAX_ERROR
 
 
 def test_keys_and_values_are_signed_and_weights_too(exported: Export) -> None:
@@ -234,11 +214,11 @@ def test_the_keys_bias_is_left_out_because_softmax_does_not_see_it(
     exported: Export, tmp_path: Path
 ) -> None:
     model = load(exported())
-    wanted = _run(model, _feeds(), tmp_path)
+    wanted = run_one(model, masked(), tmp_path)
     _set(model, "attention.key.bias", lambda bias: bias * 300)
     quantize_attention(model)
     assert not [n for n in model.graph.initializers if n.endswith("attention.key.bias")]
-    assert _error(wanted, _run(model, _feeds(), tmp_path)) < MAX_ERROR
+    assert _error(wanted, run_one(model, masked(), tmp_path)) < MAX_ERROR
 
 
 def test_attention_may_stay_float32(exported: Export) -> None:

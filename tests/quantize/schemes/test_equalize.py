@@ -9,11 +9,12 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 import pytest
+from feeds import run_each
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from albert_deploy.export.graph.file import load, save
+from albert_deploy.export.graph.file import load
 from albert_deploy.export.graph.uses import activations, find_uses, weight_uses
 from albert_deploy.quantize.calibration.observe import Row, calibrate
 from albert_deploy.quantize.calibration.statistics import Statistics
@@ -25,7 +26,6 @@ from albert_deploy.quantize.schemes.equalize import (
     joint_peaks,
     smoothing_scales,
 )
-from albert_deploy.runtime.engines.ort import open_ort
 
 Array = npt.NDArray[np.float32]
 GraphOf = Callable[[str], Path]
@@ -37,9 +37,7 @@ EVERY = list(LAYERS)
 
 
 def run(model: ir.Model, rows: list[Row], folder: Path) -> list[dict[str, Array]]:
-    save(model, folder / "model.onnx")
-    with open_ort(folder / "model.onnx", threads=1) as session:
-        return [session.run(row.feeds) for row in rows]
+    return run_each(model, [row.feeds for row in rows], folder)
 
 
 def unchanged(wanted: list[dict[str, Array]], got: list[dict[str, Array]]) -> None:

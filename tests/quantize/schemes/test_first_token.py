@@ -6,16 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 import pytest
+from feeds import masked, run_one
 
-from albert_deploy.export.graph.file import load, save
+from albert_deploy.export.graph.file import load
 from albert_deploy.export.step import ExportConfig, export
 from albert_deploy.quantize.schemes.dynamic import Int8Config, to_int8
 from albert_deploy.quantize.schemes.pruning import keep_first_token
-from albert_deploy.runtime.contract import INPUT_NAMES, VARIANTS
-from albert_deploy.runtime.engines.ort import open_ort
+from albert_deploy.runtime.contract import VARIANTS
 from albert_deploy.runtime.errors import ContractError
 
 pytestmark = pytest.mark.medium
@@ -35,24 +34,6 @@ def traced(make_checkpoint: Callable[..., Path]) -> Callable[..., ir.Model]:
     return make
 
 
-def _feeds(choices: bool) -> dict[str, npt.NDArray[np.int64]]:
-    """Rows masked on the right, the left, in holes, but for one token, and throughout."""
-    mask = np.ones((6, 20), np.int64)
-    mask[1, 12:] = mask[2, :7] = mask[3, 1::3] = mask[4, 1:] = mask[5] = 0
-    ids = np.random.default_rng(0).integers(5, 200, mask.shape)
-    types = np.broadcast_to(np.arange(20) >= 9, mask.shape).astype(np.int64)
-    arrays = [np.repeat(a[:, None], 2, axis=1) if choices else a for a in (ids, mask, types)]
-    return dict(zip(INPUT_NAMES, arrays, strict=True))
-
-
-def _run(
-    model: ir.Model, feeds: dict[str, npt.NDArray[np.int64]], folder: Path
-) -> npt.NDArray[np.float32]:
-    save(model, folder / "model.onnx")
-    with open_ort(folder / "model.onnx", threads=1) as session:
-        return session.run(feeds)["logits"]
-
-
 @pytest.mark.parametrize(
     ("task", "family"),
     [
@@ -65,18 +46,18 @@ def test_no_number_changes(
     task: str, family: str, traced: Callable[..., ir.Model], tmp_path: Path
 ) -> None:
     model = traced(task, family, tmp_path / "out")
-    feeds = _feeds(task == "multiple-choice")
-    wanted = _run(model, feeds, tmp_path)
+    feeds = masked(20, choices=2 if task == "multiple-choice" else 0)
+    wanted = run_one(model, feeds, tmp_path)["logits"]
     before = len(model.graph)
     assert keep_first_token(model) == 20
     cuts = [n for n in model.graph if n.op_type == "Slice" and n.name.startswith(HIDDEN)]
     assert len(cuts) == 2
     assert len(model.graph) == before + 2
-    got = _run(model, feeds, tmp_path)
+    got = run_one(model, feeds, tmp_path)["logits"]
     assert np.abs(got - wanted).max() <= 1e-6 * np.abs(wanted).max()
     assert keep_first_token(model) == 0
     to_int8(model, Int8Config())
-    error = np.abs(_run(model, feeds, tmp_path) - wanted).max()
+    error = np.abs(run_one(model, feeds, tmp_path)["logits"] - wanted).max()
     assert error <= 0.03 * np.abs(wanted).max()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,19 +12,18 @@ import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 import pytest
+from feeds import run_each
 from models import PRETRAINING
 
 from albert_deploy.export.graph.edit import named_node, values_of
-from albert_deploy.export.graph.file import load, save
+from albert_deploy.export.graph.file import load
 from albert_deploy.quantize.calibration.observe import Row, calibrate
 from albert_deploy.quantize.schemes.fp32_regions import HalfConfig
 from albert_deploy.quantize.schemes.half import KEPT_KEY, float32_weights, to_half, watched
 from albert_deploy.quantize.schemes.table import SCHEMES
 from albert_deploy.quantize.step import QuantizeConfig, quantize
 from albert_deploy.runtime.contract import INPUT_NAMES, VARIANTS
-from albert_deploy.runtime.engines.ort import open_ort
 from albert_deploy.runtime.engines.ov import open_ov
-from albert_deploy.runtime.session import Feeds
 from albert_deploy.validation.parity.coverage import check_coverage, coverage
 
 Floats = npt.NDArray[np.float32]
@@ -46,13 +45,6 @@ def texts(count: int = 40) -> Iterator[Row]:
         ids = random.integers(0, PRETRAINING["vocab_size"], (1, int(random.integers(2, 40))))
         feeds = dict(zip(INPUT_NAMES, (ids, np.ones_like(ids), np.zeros_like(ids)), strict=True))
         yield Row(id=str(i), feeds=feeds)
-
-
-def run(model: ir.Model, rows: Sequence[Feeds], folder: Path) -> list[dict[str, Floats]]:
-    path = folder / "run.onnx"
-    save(model, path)
-    with open_ort(path, threads=1) as session:
-        return [session.run(feeds) for feeds in rows]
 
 
 def sqnr_db(wanted: list[dict[str, Floats]], got: list[dict[str, Floats]]) -> float:
@@ -158,11 +150,11 @@ def test_answers_are_the_sources(
     variant: str, least_db: float, exported: Path, tmp_path: Path
 ) -> None:
     rows = [row.feeds for row in texts()]
-    wanted = run(load(exported / VARIANTS["fp32"].file), rows, tmp_path)
+    wanted = run_each(load(exported / VARIANTS["fp32"].file), rows, tmp_path)
     model = load(exported / VARIANTS[variant].file)
     if variant == "bf16":
         model = rounded_in_float32(model)
-    assert sqnr_db(wanted, run(model, rows, tmp_path)) >= least_db
+    assert sqnr_db(wanted, run_each(model, rows, tmp_path)) >= least_db
 
 
 @pytest.mark.parametrize("precision", ["f32", "bf16"])
@@ -170,7 +162,7 @@ def test_bf16_runs_in_openvino(precision: str, exported: Path, tmp_path: Path) -
     """In f32, OpenVINO's own Cast to bfloat16 rounds half of the values toward zero."""
     pytest.importorskip("openvino")
     rows = [row.feeds for row in texts()]
-    wanted = run(load(exported / VARIANTS["fp32"].file), rows, tmp_path)
+    wanted = run_each(load(exported / VARIANTS["fp32"].file), rows, tmp_path)
     with open_ov(exported / VARIANTS["bf16"].file, threads=1, precision=precision) as session:
         assert sqnr_db(wanted, [session.run(feeds) for feeds in rows]) >= 30
 
@@ -193,21 +185,21 @@ def test_fp16_keeps_what_overflows_in_float32(
 
     config = HalfConfig()
     rows = [row.feeds for row in texts()]
-    wanted = run(hard(), rows, tmp_path)
+    wanted = run_each(hard(), rows, tmp_path)
     naive = hard()
     to_half(naive, config)
-    got = run(naive, rows, tmp_path)
+    got = run_each(naive, rows, tmp_path)
     assert not all(np.isfinite(v).all() for outputs in got for v in outputs.values())
 
     seen = calibrate(hard(), watched(hard(), config), texts())
     model = hard()
     to_half(model, config, {name: statistics.peak for name, statistics in seen.items()})
-    assert sqnr_db(wanted, run(model, rows, tmp_path)) >= 60
+    assert sqnr_db(wanted, run_each(model, rows, tmp_path)) >= 60
     kept = json.loads(model.metadata_props[KEPT_KEY])
     assert any("reaches" in reason and "attention" in node for node, reason in kept.items())
     assert not [node for node in kept if "ffn" in node or "query" in node]
 
-    written = load(tmp_path / "run.onnx")
+    written = load(tmp_path / "model.onnx")
     exceptions = float32_weights(hard(), config)
     assert not [name for name in exceptions if "value" not in name and "dense" not in name]
     table = coverage(hard(), written, dtype=ir.DataType.FLOAT16, exceptions=exceptions)

@@ -10,20 +10,16 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
+from feeds import feeds
 from models import SHALLOW
 
-from albert_deploy.runtime.contract import INPUT_NAMES, VARIANTS
+from albert_deploy.runtime.contract import VARIANTS
 from albert_deploy.runtime.engines import ort_cuda
 from albert_deploy.runtime.engines.ort import open_ort
 from albert_deploy.runtime.engines.ort_cuda import PROVIDER, OrtCudaSession, open_ort_cuda
 from albert_deploy.runtime.errors import ContractError, InputError, MachineError
 from albert_deploy.runtime.trt import gpu
 from albert_deploy.runtime.trt.gpu import Gpu, Probe
-
-
-def feeds(batch: int = 2, length: int = 7, *, seed: int = 0) -> dict[str, Any]:
-    ids = np.random.default_rng(seed).integers(0, 200, (batch, length))
-    return dict(zip(INPUT_NAMES, (ids, np.ones_like(ids), np.zeros_like(ids)), strict=True))
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from feeds import feeds
 
-from albert_deploy.runtime.contract import INPUT_NAMES, VARIANTS
+from albert_deploy.runtime.contract import VARIANTS
 from albert_deploy.runtime.engines import ort_cuda
 from albert_deploy.runtime.engines import table as engines
 from albert_deploy.runtime.engines.ov import open_ov, precisions
@@ -24,11 +25,6 @@ from albert_deploy.runtime.trt import gpu, plans
 from albert_deploy.runtime.trt import machine as plan_machine
 
 FP32 = VARIANTS["fp32"]
-
-
-def feeds(batch: int = 2, length: int = 7, *, seed: int = 0) -> dict[str, Any]:
-    ids = np.random.default_rng(seed).integers(0, 200, (batch, length))
-    return dict(zip(INPUT_NAMES, (ids, np.ones_like(ids), np.zeros_like(ids)), strict=True))
 
 
 @pytest.fixture(scope="module")

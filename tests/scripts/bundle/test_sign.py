@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from folders import relist
 
-from albert_deploy.runtime.bundle import LISTING, SIGNATURE, check_bundle, listing_bytes
+from albert_deploy.runtime.bundle import LISTING, SIGNATURE, check_bundle
 from albert_deploy.runtime.errors import ContractError, InputError, MachineError
-from albert_deploy.runtime.manifest import file_record
 from albert_deploy.scripts.bundle import sign as bundle_sign
 from albert_deploy.scripts.bundle.sign import (
     PASSWORD_VARIABLE,
@@ -156,17 +156,6 @@ def copied(made: Path, tmp_path: Path) -> Path:
     """A bundle without its list, ready to be signed."""
     folder = Path(shutil.copytree(made, tmp_path / "bundle"))
     (folder / LISTING).unlink()
-    return folder
-
-
-def relist(folder: Path) -> Path:
-    """Write ``bundle.json`` anew, as whoever changed the files would."""
-    files = {
-        str(path.relative_to(folder)): file_record(path)
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != LISTING
-    }
-    (folder / LISTING).write_bytes(listing_bytes(files))
     return folder
 
 

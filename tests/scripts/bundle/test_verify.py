@@ -14,6 +14,7 @@ from typing import Any
 
 import onnx
 import pytest
+from folders import relist
 
 from albert_deploy.runtime import bundle as bundle_verify
 from albert_deploy.runtime.bundle import (
@@ -23,7 +24,6 @@ from albert_deploy.runtime.bundle import (
     SIGNATURE,
     check_bundle,
     content_digest,
-    listing_bytes,
     read_listing,
 )
 from albert_deploy.runtime.engines.external_data import external_files
@@ -49,16 +49,6 @@ def made(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def copied(made: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(made, tmp_path / "bundle"))
-
-
-def relist(folder: Path, *skipped: str) -> None:
-    """Write ``bundle.json`` anew, as whoever changed the files would."""
-    files = {
-        str(path.relative_to(folder)): file_record(path)
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != LISTING and path.name not in skipped
-    }
-    (folder / LISTING).write_bytes(listing_bytes(files))
 
 
 def rewrite(path: Path, change: Callable[[Any], None]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from folders import write_sst2
 
 from albert_deploy.runtime.errors import InputError
 from albert_deploy.scripts.cli.main import main
@@ -21,9 +22,8 @@ BAD_INPUT = InputError.exit_code
 def _release(source: Path, out: Path, rows: int) -> Path:
     """Release on as many rows; the verdict of so few is not what is looked at."""
     words = ("long", "warm", "a river", "who", "what is the film", "zebra", "is", "where was it")
-    lines = [f"the film was {word}\t{number % 2}" for number, word in enumerate(words[:rows])]
-    data = out.with_name(f"{out.name}.tsv")
-    data.write_text("\n".join(["sentence\tlabel", *lines]) + "\n", encoding="utf-8")
+    texts = [f"the film was {word}" for word in words[:rows]]
+    data = write_sst2(out.with_name(f"{out.name}.tsv"), texts)
     gate = out.with_name("gate.toml")
     gate.write_text('[statistics]\nundecided = "pass"\n', encoding="utf-8")
     arguments = ["--variants", "fp32", "--dataset", f"sst2={data}", "--gate", str(gate)]

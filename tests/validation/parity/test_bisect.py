@@ -12,6 +12,7 @@ import hypothesis
 import numpy as np
 import onnx_ir as ir
 import pytest
+from feeds import rows_of
 from hypothesis import strategies as st
 
 from albert_deploy.export.graph.edit import add_initializer, values_of
@@ -20,7 +21,7 @@ from albert_deploy.export.graph.uses import find_uses
 from albert_deploy.export.step import ExportConfig, export
 from albert_deploy.quantize.calibration.texts import CalibrationConfig
 from albert_deploy.quantize.step import QuantizeConfig, quantize
-from albert_deploy.runtime.contract import INPUT_NAMES, VARIANTS
+from albert_deploy.runtime.contract import VARIANTS
 from albert_deploy.runtime.engines.ort import open_ort
 from albert_deploy.runtime.errors import InputError
 from albert_deploy.runtime.manifest import read_manifest
@@ -28,6 +29,7 @@ from albert_deploy.validation.parity.bisect import BisectConfig, bisect, smalles
 from albert_deploy.validation.parity.dequantize_use import dequantize_uses
 from albert_deploy.validation.parity.difference import Difference
 
+ROWS = rows_of(6, 11, 19, 33, seed=1)
 MADE = ("fp16", "int8", "int8-qdq", "int8-fp16")
 
 
@@ -44,20 +46,10 @@ def made(make_checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPath
     return folder / "out"
 
 
-def _rows() -> list[dict[str, Any]]:
-    random = np.random.default_rng(1)
-    rows = []
-    for length in (6, 11, 19, 33):
-        ids = random.integers(5, 200, (1, length))
-        feeds = (ids, np.ones_like(ids), np.zeros_like(ids))
-        rows.append(dict(zip(INPUT_NAMES, feeds, strict=True)))
-    return rows
-
-
 def _ratio(path: Path, plain: Path) -> float:
     difference = Difference(None)
     with open_ort(plain) as ours, open_ort(path, fuse_qdq=False) as theirs:
-        for feeds in _rows():
+        for feeds in ROWS:
             difference.add(ours.run(feeds)["logits"], theirs.run(feeds)["logits"])
     return difference.sqnr_db
 
@@ -123,7 +115,7 @@ def test_a_planted_fault_is_named(
         made,
         read_manifest(made),
         variant,
-        _rows(),
+        ROWS,
         BisectConfig(min_sqnr_db=(good + bad) / 2),
         file=tmp_path / "bad.onnx",
     )
@@ -137,13 +129,13 @@ def test_a_planted_fault_is_named(
 
 
 def test_a_variant_that_holds_has_no_culprit(made: Path) -> None:
-    found = bisect(made, read_manifest(made), "fp16", _rows(), BisectConfig(min_sqnr_db=10))
+    found = bisect(made, read_manifest(made), "fp16", ROWS, BisectConfig(min_sqnr_db=10))
     assert found.products == ()
     assert found.trials == 1
 
 
 def test_what_is_not_in_the_products_is_not_found_in_them(made: Path) -> None:
-    found = bisect(made, read_manifest(made), "int8", _rows(), BisectConfig(min_sqnr_db=150))
+    found = bisect(made, read_manifest(made), "int8", ROWS, BisectConfig(min_sqnr_db=150))
     assert found.products == ()
     assert found.before < found.all_dequantized < 150
 
@@ -156,7 +148,7 @@ def test_a_spent_budget_gives_the_best_so_far(made: Path, tmp_path: Path) -> Non
         made,
         read_manifest(made),
         "fp16",
-        _rows(),
+        ROWS,
         BisectConfig(min_sqnr_db=40, budget=4),
         file=tmp_path / "bad.onnx",
     )
@@ -172,7 +164,7 @@ def test_what_it_refuses(made: Path) -> None:
     with pytest.raises(InputError, match="0 rows"):
         bisect(made, read_manifest(made), "int8", [], BisectConfig())
     with pytest.raises(InputError, match="fp32"):
-        bisect(made, read_manifest(made), "fp32", _rows(), BisectConfig())
+        bisect(made, read_manifest(made), "fp32", ROWS, BisectConfig())
 
 
 @hypothesis.given(

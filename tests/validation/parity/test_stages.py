@@ -7,17 +7,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
+from feeds import rows_of
 
 from albert_deploy.export.graph.file import load, save
 from albert_deploy.quantize.step import QuantizeConfig, quantize
-from albert_deploy.runtime.contract import INPUT_NAMES, VARIANTS
+from albert_deploy.runtime.contract import VARIANTS
 from albert_deploy.runtime.errors import ContractError, InputError
 from albert_deploy.runtime.manifest import file_record, read_manifest
 from albert_deploy.validation.evaluate.reference import open_reference
 from albert_deploy.validation.gate.faults import scale_weight
 from albert_deploy.validation.parity.stages import attribute
+
+ROWS = rows_of(5, 9, 17)
 
 
 @pytest.fixture(scope="module")
@@ -27,20 +29,10 @@ def made(make_export: Callable[..., Path]) -> Path:
     return out
 
 
-def _rows() -> list[dict[str, Any]]:
-    random = np.random.default_rng(0)
-    rows = []
-    for length in (5, 9, 17):
-        ids = random.integers(5, 200, (1, length))
-        feeds = (ids, np.ones_like(ids), np.zeros_like(ids))
-        rows.append(dict(zip(INPUT_NAMES, feeds, strict=True)))
-    return rows
-
-
 def _stages(directory: Path, *variants: str) -> dict[str, dict[str, dict[str, Any]]]:
     manifest = read_manifest(directory)
     with open_reference(manifest) as source:
-        found = attribute(directory, manifest, variants, _rows(), source)
+        found = attribute(directory, manifest, variants, ROWS, source)
     return {v: {row["stage"]: row for row in rows} for v, rows in found.items()}
 
 
@@ -71,7 +63,7 @@ def test_a_fault_of_the_conversion_is_not_blamed_on_another_stage(
     manifest = read_manifest(copy)
     manifest["files"][file] = file_record(copy / file)
     with open_reference(manifest) as source:
-        rows = attribute(copy, manifest, ["fp16"], _rows(), source)["fp16"]
+        rows = attribute(copy, manifest, ["fp16"], ROWS, source)["fp16"]
     after = {row["stage"]: row for row in rows}
     assert after["quantize"]["sqnr_db"] < before["quantize"]["sqnr_db"] - 10
     assert after["export"] == before["export"]
@@ -86,4 +78,4 @@ def test_what_it_refuses(made: Path, tmp_path: Path) -> None:
         copy = Path(shutil.copytree(made, tmp_path / "copy"))
         (copy / VARIANTS["fp16"].file).write_bytes(b"other")
         with pytest.raises(ContractError, match="fp16"):
-            attribute(copy, manifest, ["fp16"], _rows(), source)
+            attribute(copy, manifest, ["fp16"], ROWS, source)

@@ -12,11 +12,12 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime
 import pytest
+from feeds import rows_of
 
 from albert_deploy.export.graph.edit import add_initializer, named_node
 from albert_deploy.export.graph.file import load, save
 from albert_deploy.quantize.step import QuantizeConfig, quantize
-from albert_deploy.runtime.contract import INPUT_NAMES, VARIANTS
+from albert_deploy.runtime.contract import VARIANTS
 from albert_deploy.runtime.engines.ort import open_ort
 from albert_deploy.runtime.engines.ov import open_ov
 from albert_deploy.runtime.errors import ContractError, InputError
@@ -24,6 +25,7 @@ from albert_deploy.runtime.manifest import file_record, read_manifest
 from albert_deploy.validation.parity.difference import Difference
 from albert_deploy.validation.parity.trace import hidden_states, trace
 
+ROWS = rows_of(5, 6, 7)
 NORM = "group_0/layer_0/full_layer_layer_norm/LayerNormalization"
 MADE = ("fp16", "bf16", "int8")
 
@@ -48,18 +50,8 @@ def copied(classifier: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(classifier, tmp_path / "copy"))
 
 
-def _rows(count: int = 3) -> list[dict[str, np.ndarray[Any, np.dtype[np.int64]]]]:
-    random = np.random.default_rng(0)
-    rows = []
-    for length in range(5, 5 + count):
-        ids = random.integers(5, 200, (1, length))
-        feeds = (ids, np.ones_like(ids), np.zeros_like(ids))
-        rows.append(dict(zip(INPUT_NAMES, feeds, strict=True)))
-    return rows
-
-
 def _traced(directory: Path, *variants: str) -> dict[str, list[dict[str, Any]]]:
-    return trace(directory, read_manifest(directory), variants, _rows())
+    return trace(directory, read_manifest(directory), variants, ROWS)
 
 
 def _replace(directory: Path, variant: str, model: ir.Model) -> dict[str, Any]:
@@ -78,7 +70,7 @@ def _states(path: Path, names: list[str]) -> list[list[np.ndarray[Any, np.dtype[
     model.graph.outputs[:] = [values[name] for name in names]
     save(model, path.with_name("inner.onnx"))
     session = onnxruntime.InferenceSession(path.with_name("inner.onnx"))
-    return [session.run(None, row) for row in _rows()]
+    return [session.run(None, row) for row in ROWS]
 
 
 def test_figures_are_those_of_runs_by_hand(copied: Path) -> None:
@@ -137,7 +129,7 @@ def test_every_variant_in_its_engine(
 
 def test_a_file_compared_with_its_equal_is_exact(copied: Path) -> None:
     manifest = _replace(copied, "int8", load(copied / VARIANTS["fp32"].file))
-    for entry in trace(copied, manifest, ["int8"], _rows())["int8"]:
+    for entry in trace(copied, manifest, ["int8"], ROWS)["int8"]:
         assert entry["sqnr_db"] is None
         assert entry["finite"]
 
@@ -158,7 +150,7 @@ def test_noise_shows_after_the_iteration_that_made_it(copied: Path) -> None:
     model = load(copied / VARIANTS["fp32"].file)
     _scale(model, 0, 1.01)
     manifest = _replace(copied, "int8", model)
-    found = trace(copied, manifest, ["int8"], _rows())["int8"]
+    found = trace(copied, manifest, ["int8"], ROWS)["int8"]
     noisy = [entry["sqnr_db"] is not None and entry["sqnr_db"] < 100 for entry in found]
     assert noisy == [False, False, True, True, True]
 
@@ -167,7 +159,7 @@ def test_values_that_are_not_finite_are_told(copied: Path) -> None:
     model = load(copied / VARIANTS["fp32"].file)
     _scale(model, 0, np.inf)
     manifest = _replace(copied, "int8", model)
-    found = trace(copied, manifest, ["int8"], _rows())["int8"]
+    found = trace(copied, manifest, ["int8"], ROWS)["int8"]
     assert [entry["finite"] for entry in found] == [True, True, False, False, False]
     assert found[2]["sqnr_db"] is None
 
@@ -186,14 +178,14 @@ def test_static_quantization_in_openvino_runs_as_without_further_outputs(copied:
             user.replace_input_with(index, back.outputs[0])
         model.graph.insert_after(node, [to, back])
     manifest = _replace(copied, "int8-qdq", model)
-    found = trace(copied, manifest, ["int8-qdq"], _rows())["int8-qdq"]
+    found = trace(copied, manifest, ["int8-qdq"], ROWS)["int8-qdq"]
     assert all(10 < entry["sqnr_db"] < 60 for entry in found[2:])
     alone = Difference(None)
     with (
         open_ort(copied / VARIANTS["fp32"].file) as source,
         open_ov(copied / VARIANTS["int8-qdq"].file) as static,
     ):
-        for row in _rows():
+        for row in ROWS:
             alone.add(source.run(row)["logits"], static.run(row)["logits"])
     assert found[-1]["sqnr_db"] == pytest.approx(alone.sqnr_db, abs=0.2)
 
@@ -219,7 +211,7 @@ def _cut(directory: Path, axis: int) -> dict[str, Any]:
 def test_the_first_token_alone_is_compared_where_one_file_has_no_other(copied: Path) -> None:
     before = _traced(copied, "int8")["int8"]
     manifest = _cut(copied, axis=1)
-    after = trace(copied, manifest, ["int8"], _rows())["int8"]
+    after = trace(copied, manifest, ["int8"], ROWS)["int8"]
     assert after[2]["tokens"] == "first"
     assert after[2]["sqnr_db"] == after[2]["first_token_sqnr_db"]
     assert after[2]["sqnr_db"] == pytest.approx(before[2]["first_token_sqnr_db"], abs=0.1)
@@ -228,7 +220,7 @@ def test_the_first_token_alone_is_compared_where_one_file_has_no_other(copied: P
 def test_another_shape_is_an_error(copied: Path) -> None:
     manifest = _cut(copied, axis=2)
     with pytest.raises(ContractError, match="int8, encoder iteration 1: got shape"):
-        trace(copied, manifest, ["int8"], _rows())
+        trace(copied, manifest, ["int8"], ROWS)
 
 
 def test_a_hidden_state_that_is_gone_is_an_error(copied: Path) -> None:
@@ -237,7 +229,7 @@ def test_a_hidden_state_that_is_gone_is_an_error(copied: Path) -> None:
     node.outputs[0].name = "other"
     manifest = _replace(copied, "int8", model)
     with pytest.raises(ContractError, match=r"iteration_01/.* hidden state of encoder iteration 1"):
-        trace(copied, manifest, ["int8"], _rows())
+        trace(copied, manifest, ["int8"], ROWS)
 
 
 def test_a_changed_file_is_an_error(copied: Path) -> None:
