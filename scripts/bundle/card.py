@@ -11,7 +11,8 @@ from albert_deploy.runtime.manifest import external_data
 from albert_deploy.validation.gate.verdicts import PASS, reason
 from albert_deploy.validation.report import wording
 from albert_deploy.validation.report.details import engines
-from albert_deploy.validation.report.markdown import escaped, markdown, table, tables
+from albert_deploy.validation.report.markdown import escaped, markdown, tables
+from albert_deploy.validation.report.sections import variants
 
 # Task -> what its answers are good for, and what they are not.
 USES: dict[str, tuple[str, str]] = {
@@ -195,7 +196,7 @@ def _scores(report: Mapping[str, Any] | None) -> list[str]:
     lines = []
     if data.get("labelled"):
         lines += [f"On {data.get('rows')} rows of {escaped(data.get('name'))}:", ""]
-    lines += [table(report), ""]
+    lines += [tables(variants(report).tables), ""]
     scores = [score for v in report["variants"].values() for score in v["metrics"].values()]
     confidence = {score.get("confidence") for score in scores} - {None}
     at = f"; intervals are at {max(confidence):.0%} confidence" if confidence else ""

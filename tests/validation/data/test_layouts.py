@@ -23,10 +23,20 @@ from albert_deploy.validation.data.rows import (
 from albert_deploy.validation.data.table import DATASETS
 
 WIDE = [
-    "index", "promptID", "pairID", "genre", "sentence1_binary_parse", "sentence2_binary_parse",
-    "sentence1_parse", "sentence2_parse", "sentence1", "sentence2", "label1", "label2",
+    "index",
+    "promptID",
+    "pairID",
+    "genre",
+    "sentence1_binary_parse",
+    "sentence2_binary_parse",
+    "sentence1_parse",
+    "sentence2_parse",
+    "sentence1",
+    "sentence2",
+    "label1",
+    "label2",
     "gold_label",
-]  # fmt: skip
+]
 
 
 def write(path: Path, *rows: Sequence[str], mark: str = "", end: str = "\n") -> Path:
@@ -53,8 +63,21 @@ def refused(name: str, path: Path, *wanted: str) -> None:
 
 
 def wide(index: str, first: str, second: str, label: str) -> list[str]:
-    parsed = ["( a )", "( b )", "(S a)", "(S b)"]
-    return [index, "1", "1e", "slate", *parsed, first, second, "", label, label]
+    return [
+        index,
+        "1",
+        "1e",
+        "slate",
+        "( a )",
+        "( b )",
+        "(S a)",
+        "(S b)",
+        first,
+        second,
+        "",
+        label,
+        label,
+    ]
 
 
 def test_cola_has_no_header(tmp_path: Path) -> None:
@@ -85,8 +108,18 @@ def test_mrpc_in_official_columns_with_a_mark(tmp_path: Path) -> None:
 
 
 def test_stsb_rows_may_have_more_columns(tmp_path: Path) -> None:
-    columns = "index genre filename year old_index source1 source2 sentence1 sentence2 score"
-    header = columns.split()
+    header = [
+        "index",
+        "genre",
+        "filename",
+        "year",
+        "old_index",
+        "source1",
+        "source2",
+        "sentence1",
+        "sentence2",
+        "score",
+    ]
     row = ["0", "news", "MSRpar", "2012", "1", "none", "none", "A cat.", "A dog."]
     path = write(
         tmp_path / "dev.tsv", header, [*row, "3.800"], [*row, "http://a", "http://b", "0.000"]
