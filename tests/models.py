@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
+
+import pytest
 
 # Heads of 16, the least that TensorRT fuses. The files of these are validated in the tests of the
 # export and built in those of the engines, from one export.
@@ -13,7 +16,7 @@ PRETRAINING: dict[str, Any] = {"vocab_size": 20000}
 
 # name -> task, family and configuration, all with few layers.
 SHALLOW: dict[str, tuple[str, str, dict[str, int]]] = {
-    "text-classification": ("text-classification", "albert", {"num_hidden_layers": 1}),
+    "text-classification": ("text-classification", "albert", {}),
     "fill-mask": ("fill-mask", "albert", {"vocab_size": 1000, "num_hidden_layers": 2}),
     "question-answering": ("question-answering", "bert", {"num_hidden_layers": 2}),
     "multiple-choice": ("multiple-choice", "bert", {"num_hidden_layers": 2}),
@@ -52,3 +55,9 @@ GEOMETRIES: dict[str, dict[str, Any]] = {
     "regression": {"num_labels": 1, "problem_type": "regression"},
     "multi-label": {"num_labels": 4, "problem_type": "multi_label_classification"},
 }
+
+
+def with_medium(names: Iterable[str], fast: Iterable[str]) -> list[Any]:
+    """Return names as parameters, of which all but the fast ones are left to `make test`."""
+    kept = set(fast)
+    return [n if n in kept else pytest.param(n, marks=pytest.mark.medium) for n in names]

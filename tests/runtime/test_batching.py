@@ -133,6 +133,7 @@ def test_an_endless_reader_is_not_read_while_nobody_takes_answers() -> None:
     assert read == before
 
 
+@pytest.mark.medium
 def test_memory_does_not_grow_with_the_number_of_texts() -> None:
     sizes = lengths(97)
 

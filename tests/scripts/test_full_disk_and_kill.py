@@ -74,6 +74,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", str(place)], check=True)
 
 
+@pytest.mark.medium
 def test_a_really_full_disk(cli: Cli, first: Path, small_disk: Path) -> None:
     out = small_disk / "out"
     hints = ("No space left on device; free some space and run again",)

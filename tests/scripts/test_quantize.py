@@ -154,6 +154,7 @@ def test_bad_calibration_data_changes_nothing(cli: Cli, quantized: Path, given: 
     cli.refuses(BAD_INPUT, *arguments, hints=CALIBRATIONS[given], out=quantized)
 
 
+@pytest.mark.medium
 def test_the_evaluation_split_is_refused_unless_asked(
     cli: Cli, quantized: Path, data: Path
 ) -> None:
@@ -172,6 +173,7 @@ def test_the_evaluation_split_is_refused_unless_asked(
     assert report["variants"]["int8-qdq"]["calibration"]["dataset"]["file"] == "dev.tsv"
 
 
+@pytest.mark.medium
 def test_calibrated_on_train_it_is_judged_on_dev(cli: Cli, quantized: Path, data: Path) -> None:
     result = cli("validate", quantized, "--dataset", f"sst2={data}")
     assert result.code != BAD_INPUT, result.err

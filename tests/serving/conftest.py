@@ -25,6 +25,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if REPOSITORY / "tests" / "serving" in item.path.parents:
             item.add_marker(pytest.mark.serve)
+            item.add_marker(pytest.mark.medium)
 
 
 @pytest.fixture(scope="session")

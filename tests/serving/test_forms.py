@@ -10,8 +10,6 @@ import pytest
 
 from albert_deploy.runtime import load
 
-pytestmark = pytest.mark.medium
-
 _LONG = "the long river was warm and the film is a long film about a warm river"
 # Task -> inputs by field, a row each.
 INPUTS: dict[str, list[dict[str, Any]]] = {

@@ -18,8 +18,6 @@ from folders import flip
 
 from albert_deploy.scripts.tools.running import Running
 
-pytestmark = pytest.mark.medium
-
 _CLIENTS, _ASKED = 8, 400
 
 

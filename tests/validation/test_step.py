@@ -105,6 +105,7 @@ def test_a_validation_records_engine_trace_weights_and_calibration(
     assert all(is_intact(directory, manifest, name) for name in names)
 
 
+@pytest.mark.medium
 def test_a_validation_without_a_trace_leaves_none_behind(
     directory: Path, reviews: Path, gate: Path
 ) -> None:

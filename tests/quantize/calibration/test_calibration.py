@@ -124,13 +124,13 @@ def test_every_activation_of_every_token_is_counted(model: ir.Model, rows: list[
     lengths = [row.feeds["input_ids"].shape[1] for row in rows]
     by_label = {s.label: s for s in found.values()}
     # Hidden size 32, four heads; what follows the last keys and values sees one token.
-    assert by_label["encoder iteration 3, ffn, input"].total == 32 * sum(lengths)
-    assert by_label["encoder iteration 3, ffn_output, input"].total == 64 * sum(lengths)
-    probabilities = by_label["encoder iteration 3, probabilities x value, input 1"]
+    assert by_label["encoder iteration 2, ffn, input"].total == 32 * sum(lengths)
+    assert by_label["encoder iteration 2, ffn_output, input"].total == 64 * sum(lengths)
+    probabilities = by_label["encoder iteration 2, probabilities x value, input 1"]
     assert probabilities.total == 4 * sum(n * n for n in lengths)
     assert probabilities.peaks.shape == (1,)
     assert 0 <= probabilities.minimum <= probabilities.maximum <= 1
-    assert by_label["encoder iteration 3, attention.dense, input"].peaks.shape == (32,)
+    assert by_label["encoder iteration 2, attention.dense, input"].peaks.shape == (32,)
     assert by_label["classifier, input"].total == 32 * len(rows)
 
 

@@ -103,6 +103,7 @@ def test_int8_quantizes_an_activation_once_for_query_key_and_value(exported: Exp
     assert sorted(readers.values())[-3:] == [3, 3, 3]
 
 
+@pytest.mark.medium
 def test_int8_serves_both_uses_of_the_tied_matrix_with_one_set_of_scales(exported: Export) -> None:
     model = load(exported("pretraining", vocab_size=2000))
     to_int8(model, Int8Config())
@@ -113,6 +114,7 @@ def test_int8_serves_both_uses_of_the_tied_matrix_with_one_set_of_scales(exporte
     assert readers == ["Gather", "Mul"]
 
 
+@pytest.mark.medium
 def test_int8_names_what_it_leaves(exported: Export) -> None:
     model = load(exported("pretraining", vocab_size=2000))
     reasons = int8_exceptions(model, Int8Config())

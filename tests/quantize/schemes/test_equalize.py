@@ -13,6 +13,7 @@ from feeds import run_each
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from models import with_medium
 
 from albert_deploy.export.graph.file import load
 from albert_deploy.export.graph.uses import activations, find_uses, weight_uses
@@ -33,7 +34,7 @@ FACTOR = 300.0
 CHANNELS = [3, 17, 30]
 # Matrices of the encoder that a graph stores, layers of their own or shared.
 LAYERS = {"albert": 1, "grouped": 4, "bert": 2, "pretraining": 1}
-EVERY = list(LAYERS)
+EVERY = with_medium(LAYERS, ["albert", "bert"])
 
 
 def run(model: ir.Model, rows: list[Row], folder: Path) -> list[dict[str, Array]]:
@@ -323,7 +324,7 @@ def test_inputs_lose_their_outliers_and_the_residual_keeps_them(
     before = statistics_of(model, rows)
     equalize_inputs(model, before, 0.5, ["ffn"])
     louds, quiets = (peaks_of(s, "ffn") for s in (before, statistics_of(model, rows)))
-    assert len(louds) == 12
+    assert len(louds) == 3
     for loud, quiet in zip(louds, quiets, strict=True):
         assert ratio(loud) > 20
         assert ratio(quiet) < ratio(loud) / 4
@@ -333,6 +334,7 @@ def test_inputs_lose_their_outliers_and_the_residual_keeps_them(
         np.testing.assert_array_equal(after[name].peaks, before[name].peaks)
 
 
+@pytest.mark.medium
 def test_equalizing_inputs_twice_keeps_the_function(
     graph_of: GraphOf, rows: list[Row], tmp_path: Path
 ) -> None:
@@ -344,6 +346,7 @@ def test_equalizing_inputs_twice_keeps_the_function(
     unchanged(wanted, run(model, rows, tmp_path))
 
 
+@pytest.mark.medium
 def test_all_passes_together_keep_the_function(
     graph_of: GraphOf, rows: list[Row], tmp_path: Path
 ) -> None:

@@ -176,6 +176,7 @@ def test_bf16_keeps_the_answer_itself_in_float32(exported: Path) -> None:
     assert float32_weights(model, SCHEMES["fp16"].config) == {}
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("factor", [1e5, 1e6, 1e8])
 def test_fp16_keeps_what_overflows_in_float32(
     factor: float, exported: Path, tmp_path: Path

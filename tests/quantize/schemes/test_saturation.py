@@ -133,6 +133,7 @@ def test_compensated_rounding_bounds_pairs_too() -> None:
     assert ours < theirs
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("variant", ["int8", "int8-qdq"])
 def test_every_multiplied_weight_of_the_written_file_is_bounded(
     variant: str, make_checkpoint: Callable[..., Path], tmp_path: Path

@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from models import SHALLOW
+from models import SHALLOW, with_medium
 
 from albert_deploy.export.graph.file import load
 from albert_deploy.export.graph.naming import QUERY_KEY
@@ -35,6 +35,7 @@ MODELS: dict[str, tuple[str, str, dict[str, int]]] = {
     "albert": ("text-classification", "albert", {"num_hidden_layers": 4}),
     **{name: SHALLOW[name] for name in ("fill-mask", "question-answering", "multiple-choice")},
 }
+NAMES = with_medium(MODELS, ["albert", "question-answering"])
 DTYPES = {
     "int8-qdq": onnx.TensorProto.INT8,
     "int8-fp16": onnx.TensorProto.INT8,
@@ -135,7 +136,7 @@ def rounded(node: ir.Node) -> ir.Node | None:
 
 
 @pytest.mark.parametrize("variant", STATIC)
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", NAMES)
 def test_every_use_of_every_weight_is_converted(made: Make, name: str, variant: str) -> None:
     out = made(name)
     source = source_of(out)
@@ -164,7 +165,7 @@ def test_every_use_of_every_weight_is_converted(made: Make, name: str, variant: 
 
 
 @pytest.mark.parametrize("variant", STATIC)
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", NAMES)
 def test_the_manifest_says_the_same(made: Make, name: str, variant: str) -> None:
     out = made(name)
     source, written = source_of(out), load(out / VARIANTS[variant].file)
@@ -185,7 +186,7 @@ def test_the_manifest_says_the_same(made: Make, name: str, variant: str) -> None
 
 
 @pytest.mark.parametrize("variant", STATIC)
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", NAMES)
 def test_standard_operators_with_zero_points_of_zero(made: Make, name: str, variant: str) -> None:
     model = proto_of(made(name), variant)
     onnx.checker.check_model(model, full_check=True)
@@ -214,7 +215,7 @@ def test_standard_operators_with_zero_points_of_zero(made: Make, name: str, vari
 
 @pytest.mark.medium
 @pytest.mark.parametrize("variant", STATIC)
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", NAMES)
 def test_each_use_has_its_own_activation_scale(made: Make, name: str, variant: str) -> None:
     out = made(name)
     source, written = source_of(out), load(out / VARIANTS[variant].file)
@@ -235,7 +236,7 @@ def test_each_use_has_its_own_activation_scale(made: Make, name: str, variant: s
     assert len({float(v.numpy()) for v in values if v is not None}) == len(values)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", NAMES)
 def test_int8_fp16_has_no_product_of_mixed_types(made: Make, name: str) -> None:
     written = load(made(name) / VARIANTS["int8-fp16"].file)
     products = [n for n in written.graph if n.op_type == "MatMul"]
@@ -248,7 +249,7 @@ def test_int8_fp16_has_no_product_of_mixed_types(made: Make, name: str) -> None:
 
 
 @pytest.mark.parametrize("variant", STATIC)
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", NAMES)
 def test_variants_answer_as_the_source_does(made: Make, name: str, variant: str) -> None:
     random = np.random.default_rng(0)
     ids = random.integers(5, 200, (4, 20))

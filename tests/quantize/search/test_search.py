@@ -39,6 +39,7 @@ TINY = SearchConfig(min_agreement=None, min_sqnr_db=19.0, rounds=3)
 FILES = ("calibration/search.jsonl", *(f"reports/search.{end}" for end in ("json", "md", "svg")))
 
 Search = Callable[..., SearchResult]
+pytestmark = pytest.mark.medium
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +87,6 @@ def again(searched: tuple[Path, SearchResult], texts: Texts, tmp_path: Path) -> 
     return out, run
 
 
-@pytest.mark.medium
 def test_reaches_a_gate_that_plain_int8_misses(searched: tuple[Path, SearchResult]) -> None:
     _, result = searched
     assert not TINY.holds(result.plain)
@@ -98,7 +98,6 @@ def test_reaches_a_gate_that_plain_int8_misses(searched: tuple[Path, SearchResul
     assert set(result.keep) == result.chosen.kept
 
 
-@pytest.mark.medium
 def test_no_trial_that_holds_keeps_fewer(searched: tuple[Path, SearchResult]) -> None:
     _, result = searched
     holding = [t for t in result.trials if TINY.holds(t)]
@@ -108,7 +107,6 @@ def test_no_trial_that_holds_keeps_fewer(searched: tuple[Path, SearchResult]) ->
     assert not any(TINY.holds(t) for t in taken_back)
 
 
-@pytest.mark.medium
 def test_writes_log_table_and_picture(searched: tuple[Path, SearchResult]) -> None:
     out, result = searched
     assert result.files == FILES
@@ -131,7 +129,6 @@ def test_writes_log_table_and_picture(searched: tuple[Path, SearchResult]) -> No
     assert json.loads(log[1])["step"] == "everything rounded"
 
 
-@pytest.mark.medium
 def test_pareto_rows_pay_for_what_they_keep(searched: tuple[Path, SearchResult]) -> None:
     rows = searched[1].pareto
     assert [row["kept"] for row in rows] == sorted(row["kept"] for row in rows)
@@ -140,7 +137,6 @@ def test_pareto_rows_pay_for_what_they_keep(searched: tuple[Path, SearchResult])
     assert all(row["bytes"] > 0 and row["latency_ms"] > 0 for row in rows)
 
 
-@pytest.mark.medium
 def test_resumes_from_its_log(
     searched: tuple[Path, SearchResult], again: tuple[Path, Search], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -152,7 +148,6 @@ def test_resumes_from_its_log(
     assert (out / FILES[0]).read_bytes() == log
 
 
-@pytest.mark.medium
 def test_resumes_behind_a_torn_line(
     searched: tuple[Path, SearchResult], again: tuple[Path, Search], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -166,7 +161,6 @@ def test_resumes_behind_a_torn_line(
     assert all(json.loads(line) for line in path.read_bytes().splitlines())
 
 
-@pytest.mark.medium
 def test_other_options_start_another_log(again: tuple[Path, Search]) -> None:
     out, run = again
     result = run(replace(TINY, budget=2), rule="percentile")
@@ -175,7 +169,6 @@ def test_other_options_start_another_log(again: tuple[Path, Search]) -> None:
     assert len(lines) == 1 + len(result.trials) == 3
 
 
-@pytest.mark.medium
 def test_says_so_when_the_budget_is_spent(again: tuple[Path, Search]) -> None:
     _, run = again
     result = run(replace(TINY, budget=3))
@@ -185,7 +178,6 @@ def test_says_so_when_the_budget_is_spent(again: tuple[Path, Search]) -> None:
     assert "wanted an SQNR of 19.0 dB" in result.message
 
 
-@pytest.mark.medium
 def test_says_so_when_the_weights_alone_miss_the_gate(again: tuple[Path, Search]) -> None:
     _, run = again
     result = run(replace(TINY, min_sqnr_db=190.0))
@@ -193,7 +185,6 @@ def test_says_so_when_the_weights_alone_miss_the_gate(again: tuple[Path, Search]
     assert "the weights alone miss it" in result.message
 
 
-@pytest.mark.medium
 def test_says_so_when_too_few_may_be_kept(again: tuple[Path, Search]) -> None:
     _, run = again
     result = run(replace(TINY, most_kept=0.03))
@@ -202,7 +193,6 @@ def test_says_so_when_too_few_may_be_kept(again: tuple[Path, Search]) -> None:
     assert "raise most_kept" in result.message
 
 
-@pytest.mark.medium
 def test_keeps_nothing_where_plain_holds(again: tuple[Path, Search]) -> None:
     out, run = again
     result = run(replace(TINY, min_sqnr_db=-100.0))
@@ -212,7 +202,6 @@ def test_keeps_nothing_where_plain_holds(again: tuple[Path, Search]) -> None:
     assert "not needed" in (out / FILES[3]).read_text(encoding="utf-8")
 
 
-@pytest.mark.medium
 def test_what_is_kept_already_stays(again: tuple[Path, Search]) -> None:
     fixed = "encoder iteration 2, ffn"
     _, run = again
@@ -222,7 +211,6 @@ def test_what_is_kept_already_stays(again: tuple[Path, Search]) -> None:
     assert fixed not in result.chosen.kept
 
 
-@pytest.mark.medium
 def test_the_variant_made_with_it_holds_too(
     searched: tuple[Path, SearchResult], directory: Path, tmp_path: Path
 ) -> None:
@@ -244,7 +232,6 @@ def test_the_variant_made_with_it_holds_too(
     assert ratios[result.keep] > ratios[()] + 2
 
 
-@pytest.mark.medium
 @pytest.mark.parametrize("variant", ["int8-fp16", "fp8-qdq"])
 def test_searches_every_static_variant(directory: Path, texts: Texts, variant: str) -> None:
     format_ = {"format": "fp8"} if variant == "fp8-qdq" else {"half": True}

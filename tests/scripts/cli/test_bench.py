@@ -73,6 +73,7 @@ def test_the_command_hands_its_options_over(monkeypatch: pytest.MonkeyPatch) -> 
     assert config.repeats == GPU_DEFAULTS["repeats"]
 
 
+@pytest.mark.medium
 def test_a_model_is_prepared_without_a_gpu_and_made_once(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, progress: pytest.LogCaptureFixture
 ) -> None:

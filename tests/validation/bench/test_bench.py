@@ -313,6 +313,7 @@ def test_changed_or_absent_variant_is_refused(directory, tmp_path):
         bench(copy, config)
 
 
+@pytest.mark.medium
 def test_command_prints_and_writes(directory, tmp_path, monkeypatch):
     monkeypatch.setattr("albert_deploy.validation.bench.bench.peaks", lambda *_, **__: {})
     copy, out = copy_directory(directory, tmp_path / "copy"), tmp_path / "kept.json"
@@ -358,6 +359,7 @@ def test_what_was_measured_is_shown_though_it_cannot_be_written(directory, monke
     assert "| int8, ORT " in shown[0]
 
 
+@pytest.mark.medium
 def test_random_weights_in_a_geometry(tmp_path, monkeypatch):
     monkeypatch.setitem(GEOMETRIES, "tiny", TINY | {"intermediate_size": 64})
     shown, out = [], tmp_path / "kept.json"

@@ -171,6 +171,7 @@ def fixed_times(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     return ms
 
 
+@pytest.mark.medium
 def test_tune_records_the_quickest_engine(directory: Path, fixed_times: dict[str, float]) -> None:
     shown: list[str] = []
     bench_directory(directory, BenchConfig(**QUICK), tune=True, show=shown.append)

@@ -63,7 +63,7 @@ def directory(
     make_checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     out = tmp_path_factory.mktemp("gpu") / "deployment"
-    export(str(make_checkpoint(inner_group_num=2)), ExportConfig(), out=out)
+    export(str(make_checkpoint()), ExportConfig(), out=out)
     quantize(out, QuantizeConfig(variants=("fp16",)))
     return out
 

@@ -99,6 +99,7 @@ def journal_of(reports: Path) -> Path:
     return next((reports / ".progress").iterdir())
 
 
+@pytest.mark.medium
 def test_a_killed_run_goes_on_and_ends_the_same(
     setting: Path, tmp_path: Path, finished: Callable[[Path], int]
 ) -> None:

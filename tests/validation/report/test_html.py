@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import html
+import json
 import re
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any
 
 import hypothesis
@@ -25,8 +27,12 @@ LOADING = ("src", "srcset", "href", "data", "action", "poster", "background", "x
 
 
 def _page(report: dict[str, Any]) -> str:
-    plain = as_json(report)
-    return render_html(plain, draw_pictures(plain))
+    return _drawn(json.dumps(as_json(report)))
+
+
+@cache
+def _drawn(report: str) -> str:
+    return render_html(json.loads(report), draw_pictures(json.loads(report)))
 
 
 def _parsed(page: str) -> Any:

@@ -97,6 +97,7 @@ def test_pictures_are_written_where_there_is_something_to_draw(
     assert sorted(path.name for path in (tmp_path / REPORTS).iterdir()) == sorted(plain)
 
 
+@pytest.mark.medium
 def test_a_later_step_adds_to_the_reports(tmp_path: Path, full_report: dict[str, Any]) -> None:
     write_reports(tmp_path, full_report)
     written = write_reports(tmp_path, full_report | {"performance": "int8 is slower than fp32"})

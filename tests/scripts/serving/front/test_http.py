@@ -664,6 +664,7 @@ async def test_clients_that_leave_disturb_nobody(world: World) -> None:
 
 
 @playing(request_timeout_s=1.0)
+@pytest.mark.medium
 async def test_a_client_that_does_not_read_is_cut_off_and_one_that_reads_late_is_not(
     world: World,
 ) -> None:

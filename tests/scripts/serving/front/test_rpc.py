@@ -121,6 +121,7 @@ async def test_errors_of_triton_pass_through(
 
 
 @playing(with_grpc=True, max_body_bytes=1 << 20)
+@pytest.mark.medium
 async def test_large_messages_and_bombs_are_refused(world: World) -> None:
     async with channel(world) as to:
         infer, zip_ = to.unary_unary(INFER), grpc.Compression.Gzip
