@@ -14,7 +14,8 @@ from typing import Any
 
 import atheris
 
-sys.path.insert(0, str(Path(__file__).parent))
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE), str(HERE.parent)]
 with atheris.instrument_imports(include=["albert_deploy"]):
     from fuzz_answers import check, same
     from fuzz_models import stand_in

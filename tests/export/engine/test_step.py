@@ -256,7 +256,7 @@ def test_default_profiles_take_every_length_and_choices(
     make_checkpoint: Callable[..., Path], tmp_path: Path, quantized: Path
 ) -> None:
     assert [str(p) for p in default_profiles(read_manifest(quantized))] == ["1x1:8x64:32x64"]
-    assert layer_uses(read_manifest(quantized)) == 2
+    assert layer_uses(read_manifest(quantized)) == 3
     manifest = export(
         str(make_checkpoint("multiple-choice", inner_group_num=2)),
         ExportConfig(),
