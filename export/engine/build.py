@@ -25,7 +25,7 @@ from albert_deploy.runtime.trt.flavours import (
 from albert_deploy.runtime.trt.gpu import probe
 from albert_deploy.runtime.trt.log import LogLine, collecting, logger
 from albert_deploy.runtime.trt.profiles import Profile
-from albert_deploy.runtime.trt.targets import Target
+from albert_deploy.runtime.trt.targets import Target, target_named
 
 _LEVELS = range(6)
 # TensorRT's log does not say which builder a line is of, so one at a time.
@@ -186,8 +186,25 @@ def _build(
     cache = _apply(settings, target, config, flavour)
     plan = builder.build_serialized_network(network, settings)
     if plan is None:
-        raise _failure(onnx, flavour, target, lines)
+        failure = _failure(onnx, flavour, target, lines)
+        _forget_failure(flavour)
+        raise failure
     return bytes(plan), asked, None if cache is None else save_cache(settings, cache)
+
+
+def _forget_failure(flavour: Flavour) -> None:
+    """Build one operator: right after a failure, TensorRT-RTX 1.7 makes a larger plan of a file."""
+    if not flavour.ahead_of_time:
+        return
+    module = flavour.module
+    builder = module.Builder(logger(flavour))
+    network = create_network(flavour, builder)
+    value = network.add_input("x", module.float32, (1,))
+    made = network.add_activation(value, module.ActivationType.RELU)
+    network.mark_output(made.get_output(0))
+    settings = builder.create_builder_config()
+    set_target(flavour, settings, target_named("l4"))
+    builder.build_serialized_network(network, settings)
 
 
 def _apply(

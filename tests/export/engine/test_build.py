@@ -148,6 +148,16 @@ def test_two_builds_are_byte_identical(deployed: Path, rtx: Flavour, built: Buil
     assert again.plan == built("fp16").plan
 
 
+def test_a_build_that_failed_changes_nothing_of_the_next(
+    deployed: Path, rtx: Flavour, built: Build
+) -> None:
+    config = EngineConfig(profiles=(_profile(),))
+    with pytest.raises(ContractError, match="FP32 GEMM is not supported"):
+        build_plan(deployed / "onnx/model.onnx", target_named("t4"), config, flavour=rtx)
+    again = build_plan(deployed / VARIANTS["fp16"].file, L4, config, flavour=rtx)
+    assert again.plan == built("fp16").plan
+
+
 @pytest.mark.medium
 def test_float32_is_not_rounded_to_tf32_unless_asked(
     deployed: Path, rtx: Flavour, built: Build
