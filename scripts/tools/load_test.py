@@ -40,7 +40,7 @@ _TOLERANCE = 1e-4
 )
 @options.option("--texts", type=click.Path(path_type=Path), default=None, help="A text per line.")
 @options.option("--count", default=800, type=click.IntRange(min=100), help="Texts of a run.")
-@options.option("--rounds", default=3, type=click.IntRange(min=1), help="Of the comparison.")
+@options.option("--rounds", default=5, type=click.IntRange(min=1), help="Of the comparison.")
 @options.option("--concurrency", default="1,4,16,64", help="Requests at once, of the table.")
 @options.option("--least", default=0.8, type=float, help="Share of the throughput here to reach.")
 @options.option("--out", type=click.Path(path_type=Path), default=None, help="JSON file to write.")
@@ -95,7 +95,8 @@ def measure(
         concurrencies: Requests at once, for the table.
 
     Returns:
-        ``share`` of the throughput of this process that 16 requests at once reach (of medians),
+        ``share`` of the throughput of this process that 16 requests at once reach (the median of
+        the rounds' own shares: what slows the machine for a while slows both),
         ``here`` and ``there`` (texts per second of each round), ``loads`` (one object a run).
 
     Raises:
@@ -131,7 +132,7 @@ def measure(
     return {
         "texts": len(texts),
         "concurrency": _CONCURRENCY,
-        "share": statistics.median(there) / statistics.median(here),
+        "share": statistics.median(a / b for a, b in zip(there, here, strict=True)),
         "here_texts_per_s": here,
         "there_texts_per_s": there,
         "loads": [{k: v for k, v in asdict(one).items() if k != "answers"} for one in loads],
@@ -156,7 +157,7 @@ def tables(report: dict[str, Any]) -> str:
     return (
         f"in this process, batches of {report['concurrency']}: {here:.0f} texts/s\n"
         f"served over HTTP, {report['concurrency']} requests at once: {there:.0f} texts/s, "
-        f"{100 * report['share']:.0f}% (medians of {len(report['here_texts_per_s'])} rounds)\n\n"
+        f"{100 * report['share']:.0f}% (median of {len(report['here_texts_per_s'])} rounds)\n\n"
         + markdown_table(rows, head)
     )
 
