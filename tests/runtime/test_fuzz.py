@@ -32,6 +32,8 @@ from albert_deploy.runtime.pipeline import Model
 from albert_deploy.scripts.bundle.step import BundleConfig, bundle
 from albert_deploy.scripts.cli.predict import read_lines
 
+pytestmark = pytest.mark.medium
+
 HERE = Path(__file__).parent
 PIECES = (
     "[CLS]", "[SEP]", "[MASK]", "[PAD]", "<pad>", "<unk>", "[UNK]", "the film", " ", "\t", "\n",
@@ -144,7 +146,6 @@ def deployed(make_export: Callable[..., Path]) -> Callable[[str], Path]:
     return make
 
 
-@pytest.mark.medium
 @pytest.mark.parametrize("task", ASKED)
 def test_any_input_is_answered_or_refused_by_a_real_model(
     deployed: Callable[[str], Path], task: str
@@ -257,7 +258,6 @@ def run_fuzzer(place: Path, work: Path, seconds: int, *flags: str) -> tuple[int,
     return done.returncode, done.stdout + done.stderr
 
 
-@pytest.mark.medium
 @pytest.mark.fuzz
 def test_a_guided_hunt_finds_no_crash(
     fuzzed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -274,7 +274,6 @@ def test_a_guided_hunt_finds_no_crash(
     assert coverage > 100
 
 
-@pytest.mark.medium
 @pytest.mark.fuzz
 def test_a_planted_crash_is_found(fuzzed: Path, tmp_path: Path) -> None:
     status, log = run_fuzzer(fuzzed, tmp_path, 120, "--plant")

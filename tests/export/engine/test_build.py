@@ -28,6 +28,8 @@ from albert_deploy.runtime.trt.gpu import Gpu, Probe
 from albert_deploy.runtime.trt.profiles import Profile
 from albert_deploy.runtime.trt.targets import target_named
 
+pytestmark = pytest.mark.medium
+
 sys.path.append(str(Path(__file__).parents[2] / "runtime"))
 fake: Any = importlib.import_module("fake_trt")
 
@@ -38,7 +40,6 @@ L4 = target_named("l4")
 USES = 3
 TEXTS = CalibrationConfig(name="sst2", path=SAMPLES["sample-sst2"].data, samples=32)
 QUICK = ["fp32", "fp16", "int8-fp16"]
-REST = [pytest.param(v, marks=pytest.mark.medium) for v in ("bf16", "int8-qdq", "fp8-qdq")]
 # Those with a kernel for a whole attention.
 WHOLE = {"fp16", "bf16", "int8-fp16"}
 
@@ -83,7 +84,7 @@ def built(deployed: Path, rtx: Flavour) -> Build:
     return build
 
 
-@pytest.mark.parametrize("variant", [*QUICK, *REST])
+@pytest.mark.parametrize("variant", VARIANTS)
 def test_a_variant_is_proven(variant: str, deployed: Path, built: Build) -> None:
     found = built(variant)
     path = deployed / VARIANTS[variant].file
@@ -158,7 +159,6 @@ def test_a_build_that_failed_changes_nothing_of_the_next(
     assert again.plan == built("fp16").plan
 
 
-@pytest.mark.medium
 def test_float32_is_not_rounded_to_tf32_unless_asked(
     deployed: Path, rtx: Flavour, built: Build
 ) -> None:
@@ -167,7 +167,6 @@ def test_float32_is_not_rounded_to_tf32_unless_asked(
     assert rounded.plan != built("fp32").plan
 
 
-@pytest.mark.medium
 def test_several_profiles_share_the_weights(deployed: Path, rtx: Flavour, built: Build) -> None:
     config = EngineConfig(profiles=(_profile(4, 16), _profile(1, 64)))
     path = deployed / VARIANTS["fp16"].file
@@ -183,7 +182,6 @@ def test_several_profiles_share_the_weights(deployed: Path, rtx: Flavour, built:
 
 @pytest.mark.parametrize("target", ["sm86", "sm120"])
 @pytest.mark.parametrize("variant", QUICK)
-@pytest.mark.medium
 def test_other_targets_are_proven(variant: str, target: str, deployed: Path, built: Build) -> None:
     found = built(variant, target)
     assert {p.status for p in prove(deployed / "x", variant, USES, found)} == {"passed"}
@@ -378,7 +376,6 @@ def test_every_setting_is_known_to_some_flavour() -> None:
     assert known == {name for name in vars(config) if name != "profiles"}
 
 
-@pytest.mark.medium
 @pytest.mark.parametrize("family", ["albert", "bert"])
 @pytest.mark.parametrize("task", TASKS)
 def test_every_task_builds(task: str, family: str, make_export: Make, rtx: Flavour) -> None:
@@ -392,7 +389,6 @@ def test_every_task_builds(task: str, family: str, make_export: Make, rtx: Flavo
         assert {p.status for p in proofs.values()} == {"passed"}, proofs
 
 
-@pytest.mark.medium
 @pytest.mark.parametrize("name", GEOMETRIES)
 def test_every_geometry_builds(name: str, make_export: Make, rtx: Flavour) -> None:
     sizes = FUSED | GEOMETRIES[name]
@@ -413,7 +409,6 @@ def _targets(number: int) -> tuple[str, ...]:
     return targets[number:] + targets[:number]
 
 
-@pytest.mark.medium
 @pytest.mark.parametrize("name", SAMPLES)
 def test_the_samples_are_proven_for_three_targets(name: str, rtx: Flavour, tmp_path: Path) -> None:
     """Every target for every variant is proven of the tiny model; here each is met once."""

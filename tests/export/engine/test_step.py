@@ -31,6 +31,8 @@ from albert_deploy.runtime.manifest import (
 )
 from albert_deploy.runtime.trt.profiles import Profile
 
+pytestmark = pytest.mark.medium
+
 pytest.importorskip("tensorrt_rtx", reason="needs: pip install 'albert-deploy[rtx]'")
 
 SHAPES = (Profile(minimum=(1, 1), optimum=(2, 16), maximum=(4, 32)),)
@@ -137,7 +139,6 @@ def test_what_makes_no_sense_is_refused(
     assert not (directory / "engines").exists()
 
 
-@pytest.mark.medium
 def test_every_variant_that_fits_is_built_when_none_is_named(
     directory: Path, progress: pytest.LogCaptureFixture
 ) -> None:
@@ -251,7 +252,6 @@ def test_the_command_of_a_kit_goes_as_far_as_this_machine_can(directory: Path, b
             assert (kit / PLAN).read_bytes() == (built / PLAN).read_bytes()
 
 
-@pytest.mark.medium
 def test_default_profiles_take_every_length_and_choices(
     make_checkpoint: Callable[..., Path], tmp_path: Path, quantized: Path
 ) -> None:

@@ -37,6 +37,8 @@ from albert_deploy.scripts.bundle.step import FORMATS, BundleConfig, bundle
 from albert_deploy.scripts.cli import main as cli
 from albert_deploy.validation.gate.baseline import SCHEMA
 
+pytestmark = pytest.mark.medium
+
 PLAIN = BundleConfig()
 ALWAYS = {CARD, BOM, MANIFEST_NAME, "config.json", "tokenizer.json", "tokenizer_config.json"}
 

@@ -20,6 +20,8 @@ from albert_deploy.scripts.bench import make_model
 from albert_deploy.scripts.cli.bench import Measured, bench
 from albert_deploy.validation.bench.config import GPU_DEFAULTS, BenchConfig
 
+pytestmark = pytest.mark.medium
+
 REPOSITORY = Path(__file__).resolve().parents[3]
 TINY = {
     "hidden_size": 32,
@@ -73,7 +75,6 @@ def test_the_command_hands_its_options_over(monkeypatch: pytest.MonkeyPatch) -> 
     assert config.repeats == GPU_DEFAULTS["repeats"]
 
 
-@pytest.mark.medium
 def test_a_model_is_prepared_without_a_gpu_and_made_once(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, progress: pytest.LogCaptureFixture
 ) -> None:

@@ -13,6 +13,8 @@ from folders import write_sst2
 from albert_deploy.runtime.errors import InputError
 from albert_deploy.scripts.cli.main import main
 
+pytestmark = pytest.mark.medium
+
 if TYPE_CHECKING:
     from tests.scripts.conftest import Cli
 

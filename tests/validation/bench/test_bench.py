@@ -19,6 +19,8 @@ from albert_deploy.validation.bench.config import BenchConfig
 from albert_deploy.validation.bench.record import latencies, record
 from albert_deploy.validation.bench.report import tables, text
 
+pytestmark = pytest.mark.medium
+
 ALL = ["torch", "fp32@ort", "fp32@openvino", "fp16@ort", "int8@ort", "quantize-dynamic@ort"]
 TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 QUICK = BenchConfig(
@@ -313,7 +315,6 @@ def test_changed_or_absent_variant_is_refused(directory, tmp_path):
         bench(copy, config)
 
 
-@pytest.mark.medium
 def test_command_prints_and_writes(directory, tmp_path, monkeypatch):
     monkeypatch.setattr("albert_deploy.validation.bench.bench.peaks", lambda *_, **__: {})
     copy, out = copy_directory(directory, tmp_path / "copy"), tmp_path / "kept.json"
@@ -359,7 +360,6 @@ def test_what_was_measured_is_shown_though_it_cannot_be_written(directory, monke
     assert "| int8, ORT " in shown[0]
 
 
-@pytest.mark.medium
 def test_random_weights_in_a_geometry(tmp_path, monkeypatch):
     monkeypatch.setitem(GEOMETRIES, "tiny", TINY | {"intermediate_size": 64})
     shown, out = [], tmp_path / "kept.json"

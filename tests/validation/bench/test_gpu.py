@@ -30,6 +30,8 @@ from albert_deploy.validation.bench.record import latencies, record, write_besid
 from albert_deploy.validation.bench.report import text
 from albert_deploy.validation.bench.workload import random_row
 
+pytestmark = pytest.mark.medium
+
 MACHINE: dict[str, Any] = {
     "cpu": "a processor",
     "cores": 2,

@@ -29,6 +29,8 @@ from albert_deploy.validation.parity.bisect import BisectConfig, bisect, smalles
 from albert_deploy.validation.parity.dequantize_use import dequantize_uses
 from albert_deploy.validation.parity.difference import Difference
 
+pytestmark = pytest.mark.medium
+
 ROWS = rows_of(6, 11, 19, 33, seed=1)
 MADE = ("fp16", "int8", "int8-qdq", "int8-fp16")
 

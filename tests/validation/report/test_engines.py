@@ -18,6 +18,8 @@ from albert_deploy.validation.report.html import render_html
 from albert_deploy.validation.report.junit import junit
 from albert_deploy.validation.report.markdown import summary
 
+pytestmark = pytest.mark.medium
+
 NAME, PLAN, RECORD = "sm89-fp16", "engines/sm89-fp16.plan", "engines/sm89-fp16.json"
 ONNX = "onnx/model_fp16.onnx"
 

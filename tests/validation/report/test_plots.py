@@ -33,6 +33,7 @@ def _ticks(axis: Any) -> list[str]:
     return [tick.get_text() for tick in axis.get_ticklabels()]
 
 
+@pytest.mark.medium
 def test_a_full_report_has_every_picture(full_report: dict[str, Any]) -> None:
     pictures = draw_pictures(as_json(full_report))
     assert list(pictures) == list(PICTURES)
@@ -66,6 +67,7 @@ def test_without_matplotlib_the_report_says_how_to_get_them(
     assert "matplotlib" not in summary(report)
 
 
+@pytest.mark.medium
 def test_names_from_elsewhere_stay_texts(
     full_report: dict[str, Any], hostile: tuple[str, ...]
 ) -> None:

@@ -79,6 +79,7 @@ def test_reports_are_written_where_nothing_could_be_run(
     assert "no answer within 60 s" in (tmp_path / REPORTS / "report.html").read_text("utf-8")
 
 
+@pytest.mark.medium
 def test_pictures_are_written_where_there_is_something_to_draw(
     tmp_path: Path, full_report: dict[str, Any], least_report: dict[str, Any]
 ) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import pytest
 
 from albert_deploy.validation.gate.baseline import SCHEMA
@@ -15,7 +15,13 @@ from albert_deploy.validation.report.report import as_json, read_schema
 DOCUMENT = Path(__file__).resolve().parents[3] / "docs" / "validation-report.md"
 
 
-def test_the_schema_is_one() -> None:
+@pytest.fixture(scope="module")
+def jsonschema() -> Any:
+    """It takes seconds to load: not while tests are collected."""
+    return importlib.import_module("jsonschema")
+
+
+def test_the_schema_is_one(jsonschema: Any) -> None:
     schema = read_schema()
     jsonschema.Draft202012Validator.check_schema(schema)
     assert schema["properties"]["schema"]["const"] == SCHEMA
@@ -49,7 +55,9 @@ def test_a_full_report_has_every_key(full_report: dict[str, Any]) -> None:
 
 
 def test_an_undocumented_key_is_noticed(
-    full_report: dict[str, Any], assert_documented: Callable[[dict[str, Any]], None]
+    full_report: dict[str, Any],
+    assert_documented: Callable[[dict[str, Any]], None],
+    jsonschema: Any,
 ) -> None:
     full_report["variants"]["int8"]["metrics"]["f1"]["novel"] = 1
     with pytest.raises(AssertionError, match="novel"):
@@ -60,7 +68,7 @@ def test_an_undocumented_key_is_noticed(
 
 @pytest.mark.parametrize("key", ["verdict", "task", "source", "dataset", "variants", "schema"])
 def test_a_report_without_a_promised_key_does_not_fit(
-    full_report: dict[str, Any], key: str
+    full_report: dict[str, Any], key: str, jsonschema: Any
 ) -> None:
     del full_report[key]
     with pytest.raises(jsonschema.ValidationError, match=key):
