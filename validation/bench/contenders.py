@@ -17,7 +17,7 @@ from typing import Any
 from albert_deploy.runtime.contract import VARIANTS, variant_named
 from albert_deploy.runtime.engines.table import ENGINES, open_session
 from albert_deploy.runtime.errors import AlbertDeployError, InputError, MachineError
-from albert_deploy.runtime.manifest import check_file, file_record
+from albert_deploy.runtime.manifest import check_file, file_record, model_files
 from albert_deploy.runtime.session import Session
 from albert_deploy.validation.bench import gpu, peers, workload
 from albert_deploy.validation.bench.config import BenchConfig
@@ -196,7 +196,7 @@ def _variant(directory: Path, manifest: dict[str, Any], name: str, *, threads: i
     variant = name.partition("@")[0]
     file = variant_named(variant).file
     check_file(directory, manifest, file)
-    files = [f for f in (file, f"{file}_data") if f in manifest["files"]]
+    files = model_files(manifest, file)
     precision = "bf16" if name.endswith(BF16) else None
     return Contender(
         name=name,

@@ -7,6 +7,7 @@ from typing import Any
 
 from albert_deploy.validation.report import wording
 from albert_deploy.validation.report.tables import (
+    Column,
     Section,
     Table,
     filled,
@@ -18,8 +19,14 @@ from albert_deploy.validation.report.wording import MISSING, compact
 
 def metamorphic(report: Mapping[str, Any]) -> Section:
     """Return what inputs that mean the same changed in the outputs."""
-    columns = ["variant", "check", "output", "#error = error : .2e"]
-    columns += ["#tolerance = tolerance : .2e", "verdict"]
+    columns: list[Column] = [
+        "variant",
+        "check",
+        "output",
+        ("#error", "error", ".2e"),
+        ("#tolerance", "tolerance", ".2e"),
+        "verdict",
+    ]
     caption = "Change of the outputs under a change that means nothing"
     return Section(
         key="metamorphic",
@@ -32,7 +39,13 @@ def metamorphic(report: Mapping[str, Any]) -> Section:
 
 def stages(report: Mapping[str, Any]) -> Section:
     """Return the error that each step from the checkpoint to the engine adds."""
-    columns = ["variant", "stage", "output", "#SQNR, dB = sqnr", "#max error = max_abs : .2e"]
+    columns: list[Column] = [
+        "variant",
+        "stage",
+        "output",
+        ("#SQNR, dB", "sqnr"),
+        ("#max error", "max_abs", ".2e"),
+    ]
     rows = (row | {"sqnr": wording.sqnr(row)} for row in variant_rows(report, "stages"))
     return Section(
         key="stages",
@@ -44,8 +57,15 @@ def stages(report: Mapping[str, Any]) -> Section:
 
 def blame(report: Mapping[str, Any]) -> Section:
     """Return which operators make a variant fail."""
-    columns = ["variant", "operators = products", "#kept", "#of", "#trials"]
-    columns += ["#SQNR before, dB = sqnr_db_before : .1f", "#SQNR after, dB = sqnr_db_after : .1f"]
+    columns: list[Column] = [
+        "variant",
+        ("operators", "products"),
+        "#kept",
+        "#of",
+        "#trials",
+        ("#SQNR before, dB", "sqnr_db_before", ".1f"),
+        ("#SQNR after, dB", "sqnr_db_after", ".1f"),
+    ]
     rows = [
         {"variant": name} | blame | {"products": blame["products"] or "none found"}
         for name, variant in report["variants"].items()
@@ -61,10 +81,19 @@ def blame(report: Mapping[str, Any]) -> Section:
 
 def parity(report: Mapping[str, Any]) -> Section:
     """Return how far each output is from the source's."""
-    columns = ["variant", "output", "on", "#SQNR, dB = sqnr", "#max error = max_abs : .2e"]
-    columns += ["#mean error = mean_abs : .2e", "#of scale = relative : .2e"]
-    columns += ["#cosine = cosine : .6f", "#KL = kl : .2e", "#agreement = agreement : .2%"]
-    columns += ["#rank agreement = rank_agreement : .4f"]
+    columns: list[Column] = [
+        "variant",
+        "output",
+        "on",
+        ("#SQNR, dB", "sqnr"),
+        ("#max error", "max_abs", ".2e"),
+        ("#mean error", "mean_abs", ".2e"),
+        ("#of scale", "relative", ".2e"),
+        ("#cosine", "cosine", ".6f"),
+        ("#KL", "kl", ".2e"),
+        ("#agreement", "agreement", ".2%"),
+        ("#rank agreement", "rank_agreement", ".4f"),
+    ]
     rows = [
         {"variant": name, "output": output, "on": where, "sqnr": wording.sqnr(found)} | found
         for name, variant in report["variants"].items()
@@ -105,10 +134,17 @@ def _place(entry: Mapping[str, Any]) -> str:
 
 def engines(report: Mapping[str, Any]) -> Section:
     """Return the section on TensorRT engines and what was proven of them."""
-    columns = ["engine", "verdict", "target", "built by = builder", "#MB = bytes"]
-    columns += ["#weights, MB = weights_bytes", "#scratch, MB = scratch_bytes"]
-    columns += ["#build, ms = build_ms : ,.0f"]
-    proof_columns = ["engine", "proof = name", "status", "found", "wanted"]
+    columns: list[Column] = [
+        "engine",
+        "verdict",
+        "target",
+        ("built by", "builder"),
+        ("#MB", "bytes"),
+        ("#weights, MB", "weights_bytes"),
+        ("#scratch, MB", "scratch_bytes"),
+        ("#build, ms", "build_ms", ",.0f"),
+    ]
+    proof_columns: list[Column] = ["engine", ("proof", "name"), "status", "found", "wanted"]
     built, proofs = [], []
     for name, engine in (report.get("engines") or {}).items():
         sizes = {
@@ -133,12 +169,12 @@ def engines(report: Mapping[str, Any]) -> Section:
 
 def coverage(report: Mapping[str, Any]) -> Section:
     """Return every weight of every variant that converts some."""
-    always = ["weight", "#uses", "#converted", "data type = dtype"]
-    details = {
+    always: list[Column] = ["weight", "#uses", "#converted", ("data type", "dtype")]
+    details: dict[str, Column] = {
         "granularity": "granularity",
         "scales": "#scales",
-        "integer_inputs": "#rounded activations = integer_inputs",
-        "real_inputs": "activations left real = real_inputs",
+        "integer_inputs": ("#rounded activations", "integer_inputs"),
+        "real_inputs": ("activations left real", "real_inputs"),
         "reason": "reason",
     }
     tables = []
@@ -158,8 +194,12 @@ def coverage(report: Mapping[str, Any]) -> Section:
 
 def calibration(report: Mapping[str, Any]) -> Section:
     """Return what ranges of activations were set on, and to what."""
-    columns = ["activation = label", "#peak = peak : .4g", "#range = range : .4g"]
-    columns += ["#clipped = clipped : .3%"]
+    columns: list[Column] = [
+        ("activation", "label"),
+        ("#peak", "peak", ".4g"),
+        ("#range", "range", ".4g"),
+        ("#clipped", "clipped", ".3%"),
+    ]
     notes, tables = [], []
     for name, variant in report["variants"].items():
         record = variant.get("calibration")
@@ -189,7 +229,7 @@ def environment(report: Mapping[str, Any]) -> Section:
         {"what": "data"} | data,
         *({"what": name} | variant for name, variant in report["variants"].items()),
     ]
-    columns = ["what", "file", "SHA-256 = sha256", "#bytes = bytes : ,"]
+    columns: list[Column] = ["what", "file", ("SHA-256", "sha256"), ("#bytes", "bytes", ",")]
     machine = {"python": environment.get("python")} | (environment.get("machine") or {})
     pairs = {
         "Machine": {key: value for key, value in machine.items() if value is not None},

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from albert_deploy.runtime.manifest import model_files
 from albert_deploy.validation.data.rows import (
     ChoiceRow,
     ClassificationRow,
@@ -98,8 +99,7 @@ def recorded(manifest: Mapping[str, Any], name: str) -> dict[str, Any]:
 def sum_bytes(manifest: Mapping[str, Any], name: str) -> int:
     """Return the size of a variant's files."""
     file = manifest["variants"][name]["file"]
-    files = [f for f in (file, f"{file}_data") if f in manifest["files"]]
-    return sum(manifest["files"][f]["bytes"] for f in files)
+    return sum(manifest["files"][f]["bytes"] for f in model_files(manifest, file))
 
 
 def flipped(evidence: Evidence, name: str) -> list[dict[str, Any]] | None:

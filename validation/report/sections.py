@@ -10,7 +10,7 @@ from typing import Any
 from albert_deploy.validation.gate.verdicts import PASS, all_checks
 from albert_deploy.validation.report import details, wording
 from albert_deploy.validation.report.pictures import Picture, missing_plots
-from albert_deploy.validation.report.tables import Section, Table, filled, record_table
+from albert_deploy.validation.report.tables import Column, Section, Table, filled, record_table
 from albert_deploy.validation.report.wording import MISSING, compact, number
 
 # What metrics are called where there is little room.
@@ -130,7 +130,15 @@ def _plots(pictures: Mapping[str, Picture] | None) -> Section:
 
 
 def _checks(report: Mapping[str, Any]) -> Section:
-    columns = ["variant", "verdict", "check = name", "message", "#value", "#limit", "kind"]
+    columns: list[Column] = [
+        "variant",
+        "verdict",
+        ("check", "name"),
+        "message",
+        "#value",
+        "#limit",
+        "kind",
+    ]
     checks = all_checks(report)
     bad = [check for check in checks if check["verdict"] != PASS]
     good = [check for check in checks if check["verdict"] == PASS]
@@ -161,7 +169,7 @@ def _flips(report: Mapping[str, Any]) -> Section:
 
 
 def _worst(report: Mapping[str, Any]) -> Section:
-    columns = ["id", "#error = error : .2e", "text", "source", "variant"]
+    columns: list[Column] = ["id", ("#error", "error", ".2e"), "text", "source", "variant"]
     tables = []
     for name, variant in report["variants"].items():
         rows = [

@@ -9,6 +9,8 @@ from typing import Any
 from albert_deploy.validation.report.pictures import Picture
 from albert_deploy.validation.report.wording import MISSING, compact, number
 
+Column = str | tuple[str, str] | tuple[str, str, str]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
@@ -49,7 +51,7 @@ class Section:
 
 def record_table(
     caption: str,
-    columns: Sequence[str],
+    columns: Sequence[Column],
     rows: Iterable[Mapping[str, Any]],
     *,
     folded: bool = False,
@@ -58,26 +60,17 @@ def record_table(
 
     Args:
         caption: What it shows.
-        columns: ``heading = key : format`` each, as in ``#max error = max_abs : .2e``: the key of
-            a record where it is not the heading, and the format of its number where it has one.
+        columns: The heading of each, or its heading, the key of a record where it is not the
+            heading, and the format of its number where it has one.
         rows: The records.
         folded: Whether it is closed at first.
     """
-    headings, keys, forms = [], [], []
-    for column in columns:
-        heading, _, rest = column.partition(" = ")
-        key, _, form = rest.partition(" : ")
-        headings.append(heading)
-        keys.append(key or heading.removeprefix("#"))
-        forms.append(form)
+    full = [(c, c.removeprefix("#"), "") if isinstance(c, str) else (*c, "")[:3] for c in columns]
     texts = [
-        [
-            number(row.get(k), f) if f else compact(row.get(k))
-            for k, f in zip(keys, forms, strict=True)
-        ]
+        [number(row.get(key), form) if form else compact(row.get(key)) for _, key, form in full]
         for row in rows
     ]
-    return Table(caption=caption, columns=headings, rows=texts, folded=folded)
+    return Table(caption=caption, columns=[c[0] for c in full], rows=texts, folded=folded)
 
 
 def variant_rows(report: Mapping[str, Any], key: str) -> Iterator[dict[str, Any]]:
