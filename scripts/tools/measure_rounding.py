@@ -27,7 +27,7 @@ from albert_deploy.validation.tables import markdown_table
 
 FP32 = "fp32"
 PLACES = ("rows", "grid")
-# Small enough for many seeds: flat, as deep as ALBERT-base, and wider.
+# Small enough for many seeds: flat, as deep as ALBERT-large, and wider.
 SMALL: dict[str, dict[str, int]] = {
     name: {
         "hidden_size": hidden,
@@ -36,7 +36,7 @@ SMALL: dict[str, dict[str, int]] = {
         "intermediate_size": 4 * hidden,
         "vocab_size": 4000,
     }
-    for name, hidden, layers in (("64 x 2", 64, 2), ("64 x 12", 64, 12), ("256 x 4", 256, 4))
+    for name, hidden, layers in (("64 x 2", 64, 2), ("64 x 24", 64, 24), ("256 x 6", 256, 6))
 }
 _COLUMNS = ("model", "files", "source, of scale", "median ratio", "largest", "changed", "refused")
 
