@@ -116,7 +116,6 @@ def main(
     with tempfile.TemporaryDirectory(prefix="albert-deploy-") as folder:
         place = Path(folder)
         for name, sizes in (SMALL | {name: GEOMETRIES[name] for name in geometry}).items():
-            count = seeds if name in SMALL else min(seeds, 1) or 1
             found = []
             for seed in range(seeds if name in SMALL else 1):
                 made = place / f"{name} {seed}"
