@@ -18,7 +18,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 FOLDERS = ("runtime", "export", "quantize", "validation", "scripts")
 DOCUMENTS = [p.relative_to(REPOSITORY).as_posix() for p in (REPOSITORY / "docs").rglob("*.md")]
 # Options of scripts that documents mention beside those of the command line.
-OF_SCRIPTS = {"--check", "--document", "--help"}
+OF_SCRIPTS = {"--check", "--checkpoint", "--document", "--help", "--longest", "--seeds"}
 
 
 def test_the_tree_has_every_room_with_its_sentence() -> None:

@@ -15,7 +15,7 @@ from albert_deploy.runtime.engines.table import AUTO, open_session
 from albert_deploy.runtime.errors import AlbertDeployError, ContractError
 from albert_deploy.runtime.session import Feeds, Session
 from albert_deploy.runtime.tasks.tokenize import load_tokenizer
-from albert_deploy.validation.data.rows import Data
+from albert_deploy.validation.data.rows import Data, encode_rows
 from albert_deploy.validation.evaluate.evaluate import (
     EvaluateConfig,
     Storage,
@@ -24,6 +24,7 @@ from albert_deploy.validation.evaluate.evaluate import (
     run_grid,
 )
 from albert_deploy.validation.evaluate.evidence import Evidence
+from albert_deploy.validation.evaluate.exact import Float64, Roundings, exact_rows, open_exact
 from albert_deploy.validation.evaluate.reference import open_reference
 from albert_deploy.validation.evaluate.timeout import watch
 from albert_deploy.validation.evaluate.workers import SOURCE
@@ -44,6 +45,7 @@ class Findings:
         cases: Cases of the edge grid.
         traced: Rows that the trace and the stages were taken on.
         grid: Output -> comparison on the edge grid.
+        roundings: Where -> output -> errors against float64.
         engines: Name of the engine that ran it.
         plans: ``file`` and ``sha256`` of what that engine loaded, where it is not the ONNX file.
         metamorphic: Rows of ``metamorphic``.
@@ -57,6 +59,7 @@ class Findings:
     cases: int = 0
     traced: int = 0
     grid: dict[str, dict[str, Difference]] = field(default_factory=dict)
+    roundings: Roundings = field(default_factory=dict)
     engines: dict[str, str] = field(default_factory=dict)
     plans: dict[str, dict[str, str]] = field(default_factory=dict)
     metamorphic: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
@@ -80,6 +83,7 @@ def collect(
     closer_rows: int,
     damaged: Mapping[str, str],
     engine: str = AUTO,
+    float64: Sequence[str] = (),
 ) -> tuple[Evidence, Findings]:
     """Run the source and every variant that can be run, and look closer at what they do.
 
@@ -96,6 +100,7 @@ def collect(
         damaged: Variants that cannot be run, with the reason.
         engine: Key of ``ENGINES`` for the variants that it runs; the others, and with ``auto``
             all of them, have the engine of the ONNX file.
+        float64: Variants whose errors are held against the source in float64.
 
     Raises:
         InputError: The source or the data cannot be used.
@@ -105,6 +110,7 @@ def collect(
     refused: dict[str, str] = {}
     plans: dict[str, dict[str, str]] = {}
     decide = decisions(contract, manifest["task"])
+    tokenizer = load_tokenizer(directory)
     files = {v: manifest["files"][manifest["variants"][v]["file"]]["sha256"] for v in variants}
     _LOG.info("loading the fp32 source and the variants")
     with open_reference(manifest, source) as reference:
@@ -132,7 +138,7 @@ def collect(
                 sessions,
                 contract=contract,
                 task=manifest["task"],
-                tokenizer=load_tokenizer(directory),
+                tokenizer=tokenizer,
                 decide=decide,
                 dataset=dataset,
                 config=config,
@@ -146,11 +152,34 @@ def collect(
             cases = edge_grid(contract, manifest["source"]["config"], evidence.texts)
             _LOG.info(f"{evidence.rows} rows done; {len(cases)} cases of the edge grid")
             limit = config.timeout_s
-            grid = run_grid(sessions, cases, decide, failures=evidence.failures, timeout_s=limit)
+            alive = [name for name in float64 if name in sessions]
+            against = None
+            if alive:
+                _LOG.info(f"holding {' and '.join(alive)} against the source in float64")
+                exact = stack.enter_context(open_exact(manifest, source))
+                against = Float64(exact, decide, alive)
+                encode = partial(
+                    encode_rows, contract=contract, tokenizer=tokenizer, config=config.rows
+                )
+                against.run(
+                    sessions,
+                    exact_rows(evidence, alive, encode),
+                    failures=evidence.failures,
+                    timeout_s=limit,
+                )
+            grid = run_grid(
+                sessions,
+                cases,
+                decide,
+                failures=evidence.failures,
+                timeout_s=limit,
+                float64=against,
+            )
             rows = evidence.feeds[:closer_rows]
             found = Findings(cases=len(cases), traced=len(rows), grid=grid, broken=refused)
             found.engines = {name: session.engine for name, session in sessions.items()}
             found.plans = plans
+            found.roundings = against.found if against is not None else {}
             if rows:
                 _metamorphic(manifest, sessions, evidence, found, limit)
         # Only now, when the other sessions have given their memory back.

@@ -123,6 +123,10 @@ def validate(directory: Path, config: ValidateConfig) -> dict[str, Any]:
     data = read_rows(config)
     baseline = _baseline(manifest, config, data)
     dataset = config.dataset[0] if config.dataset else None
+    rules = {
+        name: Rules(policy=policy, variant=name, task=manifest["task"], dataset=dataset)
+        for name in variants
+    }
     with measured() as cost:
         evidence, found = collect(
             directory,
@@ -136,11 +140,8 @@ def validate(directory: Path, config: ValidateConfig) -> dict[str, Any]:
             closer_rows=config.trace_rows,
             damaged=damaged,
             engine=config.engine,
+            float64=[v for v in variants if rules[v].limits.max_error_ratio is not None],
         )
-        rules = {
-            name: Rules(policy=policy, variant=name, task=manifest["task"], dataset=dataset)
-            for name in variants
-        }
         entries = {
             name: _entry(directory, manifest, rules[name], evidence, found, baseline, damaged)
             for name in variants
@@ -299,6 +300,7 @@ def _entry(
         checks += judge(
             rules,
             differences={"rows": evidence.differences[name], "grid": grid},
+            roundings=found.roundings.get(name),
             changed=None if flips is None else len(flips),
             rows=evidence.rows,
             scores=paired,
@@ -323,6 +325,10 @@ def _entry(
         "latency": manifest["variants"][name].get("latency"),
         "stages": found.stages.get(name, []),
         "metamorphic": odd,
+        "float64": {
+            place: {output: rounding.to_json() for output, rounding in outputs.items()}
+            for place, outputs in found.roundings.get(name, {}).items()
+        },
         "trace": found.traces.get(name),
     }
 

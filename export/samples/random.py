@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
@@ -59,12 +60,22 @@ def random_checkpoint(geometry: str, *, out: Path, seed: int = 0) -> None:
     Raises:
         InputError: Unknown geometry.
     """
-    sizes = lookup(GEOMETRIES, geometry, "geometry")
+    save_random(lookup(GEOMETRIES, geometry, "geometry"), out=out, seed=seed)
+
+
+def save_random(sizes: Mapping[str, int], *, out: Path, seed: int = 0) -> None:
+    """Save such a classifier in any size.
+
+    Args:
+        sizes: Keys of ``AlbertConfig``, as in ``GEOMETRIES``.
+        out: Folder to make.
+        seed: Seed of the weights.
+    """
     import torch
     from transformers import AlbertConfig, AlbertForSequenceClassification
     from transformers.utils import logging
 
-    config = AlbertConfig(**_COMMON, **sizes)
+    config = AlbertConfig(**(_COMMON | dict(sizes)))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = AlbertForSequenceClassification(config)

@@ -159,6 +159,19 @@ def build_least_report() -> dict[str, Any]:
     }
 
 
+_ROUNDING = {
+    "finite": True,
+    "scale": 2.58,
+    "source_max": 4.1e-7,
+    "variant_max": 5.3e-7,
+    "source_rms": 1.2e-7,
+    "variant_rms": 1.3e-7,
+    "ratio": 1.29,
+    "changed": 1,
+    "changed_ratio": 0.4,
+}
+
+
 def _variant(name: str, index: int, verdict: str) -> dict[str, Any]:
     drop = {"pass": 0.11, "fail": 1.72, "undecided": 0.8}[verdict]
     score = 81.77
@@ -240,6 +253,7 @@ def _variant(name: str, index: int, verdict: str) -> dict[str, Any]:
         ],
         "parity": {"logits": output},
         "grid": {"logits": output},
+        "float64": {place: {"logits": _ROUNDING} for place in ("rows", "grid")},
         "stages": [
             {
                 "stage": stage,
@@ -353,6 +367,7 @@ def _broken() -> dict[str, Any]:
         "worst_rows": [],
         "parity": {},
         "grid": {},
+        "float64": {},
         "stages": [],
         "metamorphic": [],
         "blame": None,

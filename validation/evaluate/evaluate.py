@@ -17,6 +17,7 @@ from albert_deploy.validation.data.datasets import read_data, shipped_texts
 from albert_deploy.validation.data.rows import Example, Row, RowsConfig, encode_rows
 from albert_deploy.validation.evaluate.batches import BatchConfig, Group, Outputs, groups
 from albert_deploy.validation.evaluate.evidence import Evidence, Progress, keep_predictions
+from albert_deploy.validation.evaluate.exact import Float64
 from albert_deploy.validation.evaluate.journal import FOLDER, Journal, journal_key
 from albert_deploy.validation.evaluate.predictions import Heads, heads, predict, vocabulary_outputs
 from albert_deploy.validation.evaluate.timeout import watch
@@ -207,6 +208,7 @@ def run_grid(
     *,
     failures: dict[str, str] | None = None,
     timeout_s: float | None = None,
+    float64: Float64 | None = None,
 ) -> dict[str, dict[str, Difference]]:
     """Run every session on every case of the edge grid; return variant -> output -> comparison.
 
@@ -217,6 +219,7 @@ def run_grid(
         failures: Why variants cannot be run: those are left out, and those that fail here are
             entered and left out too. With None a failure is an error.
         timeout_s: Longest time of one run; None for no limit.
+        float64: Gets what they gave; None compares with the source alone.
 
     Raises:
         AlbertDeployError: The source fails, or a variant does and ``failures`` is None.
@@ -226,15 +229,19 @@ def run_grid(
     found = {v: _differences(decide) for v in watched if v != SOURCE}
     for case in tqdm(cases, desc="edge grid", unit="case", disable=None, leave=False):
         source = [watched[SOURCE].run(case.feeds, case.name)]
+        given = {SOURCE: source[0]}
         for variant in list(found):
             try:
                 outputs = [watched[variant].run(case.feeds, case.name)]
                 _compare(found[variant], source, outputs, f"{variant} on {case.name}")
+                given[variant] = outputs[0]
             except AlbertDeployError as error:
                 if failures is None:
                     raise
                 failures[variant] = str(error)
                 del found[variant]
+        if float64 is not None:
+            float64.add("grid", case.feeds, given)
     return found
 
 

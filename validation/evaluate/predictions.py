@@ -192,6 +192,17 @@ def value_of(line: Mapping[str, Any]) -> Any:
     return found
 
 
+def chosen(prediction: Any) -> Any:
+    """Return what counts as the choice in a prediction, see ``scores.measure``."""
+    if isinstance(prediction, Mapping):
+        # Above 0 the null answer has the better score.
+        missing = prediction.get("no_answer")
+        return "" if missing is not None and missing > 0 else prediction["text"]
+    if isinstance(prediction, list):
+        return [position["top"][0] for position in prediction]
+    return list(prediction) if isinstance(prediction, tuple) else prediction
+
+
 def write_predictions(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
     """Write lines as compressed JSON lines, atomically; equal lines make equal bytes.
 

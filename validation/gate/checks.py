@@ -11,6 +11,7 @@ from typing import Any
 from albert_deploy.validation.gate.policy import Limits
 from albert_deploy.validation.gate.verdicts import FAIL, PASS, UNDECIDED
 from albert_deploy.validation.parity.difference import Difference
+from albert_deploy.validation.parity.rounding import Rounding
 from albert_deploy.validation.scores.paired import Paired, rows_needed
 
 # Scores are ratios of whole rows; a loss equal to the limit must not fail by rounding.
@@ -59,6 +60,32 @@ def check_output(limits: Limits, where: str, difference: Difference) -> list[Che
         message = f"{where} {text}, the limit is {limit:.1f} dB"
         found.append(_parity(f"{where}, SQNR", value >= limit, message, value, limit))
     return found
+
+
+def check_rounding(limits: Limits, where: str, rounding: Rounding | None) -> list[Check]:
+    """Return the checks of one output's errors against float64; None where they were not seen."""
+    limit, name = limits.max_error_ratio, f"{where}, error against float64"
+    if limit is None:
+        return []
+    if rounding is None:
+        return [_parity(name, False, f"{where} was not compared with the source in float64")]
+    if not rounding.finite:
+        return [_parity(name, False, f"{where}: the variant or float64 is not finite")]
+    found, value = rounding.to_json(), rounding.ratio
+    message = (
+        f"{where} differs from float64 by {found['variant_max']:.1e} of its scale (root mean "
+        f"square {found['variant_rms']:.1e}), the source by {found['source_max']:.1e} "
+        f"({found['source_rms']:.1e}): {value:.3g} times as much, the limit is {limit:g}"
+    )
+    checks = [_parity(name, value <= limit, message, value, limit)]
+    if rounding.changed:
+        value = rounding.changed_ratio
+        message = (
+            f"{where}: {rounding.changed} decisions changed; float64 decides them by up to "
+            f"{value:.3g} times the source's own error there, the limit is {limit:g}"
+        )
+        checks.append(_parity(f"{where}, decisions", value <= limit, message, value, limit))
+    return checks
 
 
 def check_predictions(limits: Limits, changed: int | None, rows: int | None) -> list[Check]:

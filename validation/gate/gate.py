@@ -23,12 +23,14 @@ from albert_deploy.validation.gate.checks import (
     check_output,
     check_predictions,
     check_regression,
+    check_rounding,
     check_score,
     margin_points,
 )
 from albert_deploy.validation.gate.policy import Rules
 from albert_deploy.validation.gate.verdicts import FAIL, PASS, UNDECIDED
 from albert_deploy.validation.parity.difference import Difference
+from albert_deploy.validation.parity.rounding import Rounding
 from albert_deploy.validation.scores.measured import Measured
 from albert_deploy.validation.scores.paired import Paired, compare_paired, rows_needed
 
@@ -63,6 +65,7 @@ def judge(
     rules: Rules,
     *,
     differences: Mapping[str, Mapping[str, Difference]],
+    roundings: Mapping[str, Mapping[str, Rounding]] | None = None,
     changed: int | None = None,
     rows: int | None = None,
     scores: Mapping[str, Paired] | None = None,
@@ -76,6 +79,8 @@ def judge(
     Args:
         rules: The policy for the variant.
         differences: Where (``rows``, ``grid``) -> output -> comparison.
+        roundings: Likewise the errors against float64; a place or output that is not there fails
+            where these are limited.
         changed: Rows whose prediction changed; None where predictions are no choices.
         rows: Rows of the data set, for the agreement.
         scores: Metric -> comparison with the source; result of ``compare_scores``.
@@ -89,6 +94,8 @@ def judge(
     for place, outputs in differences.items():
         for output, difference in outputs.items():
             found += check_output(limits, f"{output} on {place}", difference)
+            rounding = (roundings or {}).get(place, {}).get(output)
+            found += check_rounding(limits, f"{output} on {place}", rounding)
     found += check_predictions(limits, changed, rows)
     for name, paired in (scores or {}).items():
         own = rules.metric(name)

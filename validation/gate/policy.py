@@ -23,6 +23,8 @@ class Limits:
     """Limits of one variant, or of one metric of it; None does not limit.
 
     Args:
+        max_error_ratio: Largest error over the source's own, both against the source in float64,
+            on the first rows and on the edge grid; see ``parity.rounding``.
         max_relative_error: Largest difference over the output's largest magnitude, on real
             rows and on the edge grid.
         min_sqnr_db: Least signal to noise ratio of an output, on both, in dB.
@@ -42,6 +44,7 @@ class Limits:
         max_regression: Most points that may be lost against the baseline.
     """
 
+    max_error_ratio: float | None = None
     max_relative_error: float | None = None
     min_sqnr_db: float | None = None
     max_changed_predictions: int | None = None
@@ -95,7 +98,7 @@ class Statistics:
 
 # fp32 is the same arithmetic in another order: what it may change is not left to chance, and
 # the data need not be large enough to show it. One row in 500 may be a near tie.
-_FLOAT32 = Limits(max_relative_error=1e-4, min_agreement=0.998)
+_FLOAT32 = Limits(max_error_ratio=8.0, min_agreement=0.998)
 _INT8 = Limits(min_sqnr_db=10.0, min_score_share=0.99, margin=2.0)
 DEFAULT_LIMITS: dict[str, Limits] = {
     "fp32": _FLOAT32,
@@ -152,7 +155,7 @@ def metric_defaults(variant: str, metric: str) -> Mapping[str, Any]:
 OFF = "off"
 _SECTIONS = ("statistics", "baseline")
 _SHARES = ("min_agreement", "max_relative_drop", "min_score_share", "relative_margin")
-_POSITIVE = ("margin", "relative_margin", "max_latency_ms", "max_bytes")
+_POSITIVE = ("margin", "relative_margin", "max_error_ratio", "max_latency_ms", "max_bytes")
 
 # (variant, task or data set or None, metric or None) -> keys of ``Limits`` that it sets.
 Overrides = Mapping[tuple[str, str | None, str | None], Mapping[str, float | None]]

@@ -11,6 +11,7 @@ import logging
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,10 @@ from albert_deploy.runtime.manifest import check_file, read_manifest
 from albert_deploy.runtime.session import Session
 from albert_deploy.runtime.tasks.tokenize import load_tokenizer
 from albert_deploy.validation.data.datasets import read_data
+from albert_deploy.validation.data.rows import encode_rows
 from albert_deploy.validation.evaluate.evaluate import EvaluateConfig, decisions, evaluate, run_grid
+from albert_deploy.validation.evaluate.exact import Float64, exact_rows, open_exact
+from albert_deploy.validation.evaluate.predictions import chosen
 from albert_deploy.validation.evaluate.reference import open_reference
 from albert_deploy.validation.evaluate.workers import SOURCE
 from albert_deploy.validation.gate.checks import Check, contract_checks
@@ -86,8 +90,11 @@ def self_test(directory: Path, config: SelfTestConfig) -> SelfTest:
     variants = config.variants or tuple(v for v in VARIANTS if v in manifest["variants"])
     policy = read_policy(config.gate)
     rows: list[Detection] = []
-    with CachedSession(open_reference(manifest, config.source)) as source:
-        judged = _Judge(directory, manifest, config, policy, source)
+    with (
+        CachedSession(open_reference(manifest, config.source)) as source,
+        CachedSession(open_exact(manifest, config.source)) as exact,
+    ):
+        judged = _Judge(directory, manifest, config, policy, source, exact)
         for variant in variants:
             control = judged.checks(variant, None)
             failing = {_name(check) for check in control if check.verdict == FAIL}
@@ -110,9 +117,10 @@ class _Judge:
         config: SelfTestConfig,
         policy: Policy,
         source: Session,
+        exact: Session,
     ) -> None:
         self._directory, self._manifest, self._config = directory, manifest, config
-        self._policy, self._source = policy, source
+        self._policy, self._source, self._exact = policy, source, exact
         self._tokenizer = load_tokenizer(directory)
         self._decide = decisions(manifest["contract"], manifest["task"])
         self._examples = (
@@ -167,7 +175,18 @@ class _Judge:
                 if variant in evidence.failures:
                     return [*found, _stopped(evidence.failures[variant])]
                 cases = edge_grid(contract, source_config, evidence.texts)
-                grid = run_grid(sessions, cases, self._decide)
+                limited = rules.limits.max_error_ratio is not None
+                float64 = Float64(self._exact, self._decide, [variant] if limited else [])
+                encode = partial(
+                    encode_rows,
+                    contract=contract,
+                    tokenizer=self._tokenizer,
+                    config=self._config.evaluate.rows,
+                )
+                # A fault changes many rows; the first ones tell as much.
+                rows = exact_rows(evidence, [variant] if file is None else [], encode)
+                float64.run(sessions, rows, failures=evidence.failures)
+                grid = run_grid(sessions, cases, self._decide, float64=float64)
                 relations = metamorphic(
                     session,
                     self._source,
@@ -185,6 +204,7 @@ class _Judge:
         return found + judge(
             rules,
             differences={"rows": evidence.differences[variant], "grid": grid[variant]},
+            roundings=float64.found.get(variant),
             changed=_changed(predicted, variant),
             rows=evidence.rows,
             scores=compare_scores(rules, evidence.measured[SOURCE], evidence.measured[variant])
@@ -201,7 +221,7 @@ def _changed(predictions: Mapping[str, Mapping[str, Any]], variant: str) -> int 
     if not predictions:
         return None
     ours, theirs = predictions[SOURCE], predictions[variant]
-    return sum(bool(ours[row] != theirs[row]) for row in ours)
+    return sum(bool(chosen(ours[row]) != chosen(theirs[row])) for row in ours)
 
 
 def _stopped(reason: str) -> Check:

@@ -100,10 +100,31 @@ def parity(report: Mapping[str, Any]) -> Section:
         for key, where in (("parity", "rows"), ("grid", "edge grid"))
         for output, found in variant.get(key, {}).items()
     ]
+    exact_columns: list[Column] = [
+        "variant",
+        "output",
+        "on",
+        ("#source, max", "source_max", ".2e"),
+        ("#variant, max", "variant_max", ".2e"),
+        ("#source, rms", "source_rms", ".2e"),
+        ("#variant, rms", "variant_rms", ".2e"),
+        ("#ratio", "ratio", ".2f"),
+        ("#changed decisions", "changed"),
+    ]
+    exact = [
+        {"variant": name, "output": output, "on": where} | found
+        for name, variant in report["variants"].items()
+        for key, where in (("rows", "first and changed rows"), ("grid", "edge grid"))
+        for output, found in (variant.get("float64") or {}).get(key, {}).items()
+    ]
+    caption = "Errors of source and variant against the source in float64, of its scale"
     return Section(
         key="parity",
         title="Parity",
-        tables=[record_table("Each output against the source's", columns, rows, folded=True)],
+        tables=[
+            record_table("Each output against the source's", columns, rows, folded=True),
+            record_table(caption, exact_columns, exact, folded=True),
+        ],
         in_summary=False,
     )
 

@@ -18,7 +18,7 @@ from albert_deploy.validation.data.rows import (
     TokensRow,
 )
 from albert_deploy.validation.evaluate.evidence import Evidence
-from albert_deploy.validation.evaluate.predictions import FOLDER
+from albert_deploy.validation.evaluate.predictions import FOLDER, chosen
 from albert_deploy.validation.evaluate.workers import SOURCE
 from albert_deploy.validation.gate.checks import Check
 from albert_deploy.validation.gate.gate import metric_record, verdict_of
@@ -136,17 +136,6 @@ def flipped(evidence: Evidence, name: str) -> list[dict[str, Any]] | None:
             }
         )
     return found
-
-
-def chosen(prediction: Any) -> Any:
-    """Return what counts as the choice in a prediction, see ``scores.measure``."""
-    if isinstance(prediction, Mapping):
-        # Above 0 the null answer has the better score.
-        missing = prediction.get("no_answer")
-        return "" if missing is not None and missing > 0 else prediction["text"]
-    if isinstance(prediction, list):
-        return [position["top"][0] for position in prediction]
-    return list(prediction) if isinstance(prediction, tuple) else prediction
 
 
 def text_of(example: Example) -> str:

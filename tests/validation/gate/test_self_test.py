@@ -66,7 +66,7 @@ def test_every_fault_is_detected_and_the_directory_stays_as_it_was(
 @pytest.mark.medium
 def test_limits_that_let_a_fault_pass_are_told(made: Path, tmp_path: Path) -> None:
     gate = tmp_path / "gate.toml"
-    gate.write_text('[fp32]\nmax_relative_error = "off"\nmin_agreement = "off"\n')
+    gate.write_text('[fp32]\nmax_error_ratio = "off"\nmin_agreement = "off"\n')
     config = SelfTestConfig(
         variants=("fp32",), gate=gate, evaluate=EvaluateConfig(unlabelled_rows=4, grid_texts=4)
     )
